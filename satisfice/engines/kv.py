@@ -1,0 +1,195 @@
+"""Keys and values: the cache that running rows share with a model's forward pass, and the store of past prefixes.
+
+Rows are kept side by side in one tensor a layer, right-padded, so that a decoding step reads views and copies
+nothing; a row that finishes hands its place to the last one. What a finished row has computed moves to the prefix
+store, from where any later request that begins with the same tokens copies it instead of computing it.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from transformers import Cache
+
+BLOCK = 8
+"""Tokens a link of the prefix store's hash chain; shorter common prefixes are not worth looking for."""
+
+Pages = list[tuple[torch.Tensor, torch.Tensor]]
+"""Keys and values of one sequence, a pair of (heads, tokens, dimension) a layer."""
+
+
+class RowCache(Cache):
+    """Keys and values of all running rows, handed to the model as its `past_key_values`.
+
+    Attributes:
+        rows: how many rows there is room for.
+        length: how many tokens a row has room for.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(layers=[])
+        self.rows = 0
+        self.length = 0
+        self._keys: list[torch.Tensor] = []
+        self._values: list[torch.Tensor] = []
+        self._window = slice(0, 0)
+        self._visible = 0
+        self._positions = torch.empty(0, dtype=torch.int64)
+        self._row_index = torch.empty(0, dtype=torch.int64)
+
+    # -- what the model calls
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: object, **kwargs: object
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Write (B, heads, S, dimension) new keys and values where `aim` says and return all that is visible."""
+        if layer_idx == len(self._keys):
+            # Shapes and types are only known when the first layer speaks.
+            self._keys.append(self._empty(key_states))
+            self._values.append(self._empty(value_states))
+        keys, values = self._keys[layer_idx], self._values[layer_idx]
+        keys[self._row_index, :, self._positions] = key_states.transpose(1, 2)
+        values[self._row_index, :, self._positions] = value_states.transpose(1, 2)
+        return keys[self._window, :, : self._visible], values[self._window, :, : self._visible]
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Tokens visible to the next forward pass."""
+        return self._visible
+
+    def _empty(self, like: torch.Tensor) -> torch.Tensor:
+        # Zeros, not garbage: a masked NaN would still poison a row.
+        return like.new_zeros((self.rows, like.shape[1], self.length, like.shape[3]))
+
+    # -- what the engine calls
+
+    def aim(self, window: slice, positions: torch.Tensor, visible: int) -> None:
+        """Say what the next forward pass writes and sees.
+
+        Args:
+            window: the rows that take part, side by side.
+            positions: (B, S) where each new token goes in its row.
+            visible: how many positions every row of the window shows; the mask hides what is not a row's own.
+        """
+        self._window, self._positions, self._visible = window, positions, visible
+        self._row_index = torch.arange(window.start, window.stop, device=positions.device)[:, None]
+
+    def resize(self, rows: int, length: int) -> None:
+        """Make room for `rows` rows of `length` tokens, keeping what fits of the first rows."""
+        keep_rows, keep_length = min(rows, self.rows), min(length, self.length)
+        self.rows, self.length = rows, length
+        for store in (self._keys, self._values):
+            for layer, old in enumerate(store):
+                store[layer] = self._empty(old)
+                store[layer][:keep_rows, :, :keep_length] = old[:keep_rows, :, :keep_length]
+
+    def move(self, source: int, target: int, tokens: int) -> None:
+        """Copy the first `tokens` tokens of one row over another."""
+        for store in (self._keys, self._values):
+            for layer in store:
+                layer[target, :, :tokens] = layer[source, :, :tokens]
+
+    def take(self, row: int, tokens: int) -> Pages:
+        """A copy of the first `tokens` tokens of a row."""
+        return [
+            (keys[row, :, :tokens].clone(), values[row, :, :tokens].clone())
+            for keys, values in zip(self._keys, self._values, strict=True)
+        ]
+
+    def put(self, row: int, pages: Pages, tokens: int) -> None:
+        """Write the first `tokens` tokens of `pages` into a row."""
+        for layer, (keys, values) in enumerate(pages):
+            self._keys[layer][row, :, :tokens] = keys[:, :tokens]
+            self._values[layer][row, :, :tokens] = values[:, :tokens]
+
+
+@dataclass(eq=False)
+class Prefix:
+    """A stored sequence.
+
+    Attributes:
+        ids: its tokens; every one of them has been computed.
+        pages: their keys and values.
+        links: hashes of its beginnings, one every `BLOCK` tokens.
+    """
+
+    ids: tuple[int, ...]
+    pages: Pages
+    links: list[int] = field(default_factory=list)
+
+
+class PrefixStore:
+    """Computed prefixes, the least recently used dropped first.
+
+    Attributes:
+        capacity: tokens held at most.
+        tokens: tokens held.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self.tokens = 0
+        self._entries: OrderedDict[int, Prefix] = OrderedDict()
+        self._by_link: dict[int, list[Prefix]] = {}
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def longest(self, ids: Sequence[int]) -> tuple[Prefix | None, int]:
+        """The stored sequence that shares most beginning tokens with `ids`, and how many they share."""
+        best, shared = None, 0
+        for candidates in reversed(list(self._walk(links(ids)))):
+            for entry in reversed(candidates[-32:]):
+                length = common_prefix(entry.ids, ids)
+                if length > shared:
+                    best, shared = entry, length
+            break
+        if best is not None:
+            self._entries.move_to_end(id(best))
+        return best, shared
+
+    def add(self, ids: Sequence[int], pages: Pages) -> None:
+        """Store a sequence; stored sequences that are mere beginnings of it are dropped."""
+        entry = Prefix(tuple(ids), pages, links(ids))
+        if not entry.links or len(entry.ids) > self.capacity:
+            return
+        for candidates in list(self._walk(entry.links)):
+            for older in list(candidates[-32:]):
+                if len(older.ids) <= len(entry.ids) and entry.ids[: len(older.ids)] == older.ids:
+                    self._drop(older)
+        while self.tokens + len(entry.ids) > self.capacity:
+            self._drop(next(iter(self._entries.values())))
+        self._entries[id(entry)] = entry
+        self.tokens += len(entry.ids)
+        for link in entry.links:
+            self._by_link.setdefault(link, []).append(entry)
+
+    def _walk(self, chain: Iterable[int]) -> Iterable[list[Prefix]]:
+        for link in chain:
+            candidates = self._by_link.get(link)
+            if not candidates:
+                return
+            yield candidates
+
+    def _drop(self, entry: Prefix) -> None:
+        del self._entries[id(entry)]
+        self.tokens -= len(entry.ids)
+        for link in entry.links:
+            self._by_link[link].remove(entry)
+            if not self._by_link[link]:
+                del self._by_link[link]
+
+
+def links(ids: Sequence[int]) -> list[int]:
+    """A hash of the first `BLOCK` tokens, of the first 2 * `BLOCK`, and so on; each builds on the one before."""
+    chain, link = [], 0
+    for end in range(BLOCK, len(ids) + 1, BLOCK):
+        link = hash((link, *ids[end - BLOCK : end]))
+        chain.append(link)
+    return chain
+
+
+def common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
+    """How many tokens two sequences have in common at their beginning."""
+    shortest = min(len(left), len(right))
+    return next((index for index in range(shortest) if left[index] != right[index]), shortest)

@@ -1,0 +1,689 @@
+"""The embedded engine: any causal language model of Transformers, on CPU or GPU, with in-flight batching.
+
+One thread owns the model and runs the step loop: take waiting requests in as soon as there is room, compute what
+their prompts do not share with anything computed before, then one forward pass for the newest token of every
+running row. A row leaves when it is done and the next request takes its place, so a short answer never waits for
+a long one. Every row's last token is fed by the decoding step itself; a prompt therefore costs nothing where all
+but its last token is known, which makes the second sample of a prompt, a resumed chain and a branch free.
+"""
+
+import asyncio
+import hashlib
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from satisfice.engines.base import Capability, Engine, EngineError, Generation, Sampling, Scores, Usage
+from satisfice.engines.choosing import Choice, choose
+from satisfice.engines.control import Control, ControlBatch, Markers
+from satisfice.engines.kv import PrefixStore, RowCache, common_prefix
+from satisfice.lab import WEIGHTS
+from satisfice.thinking import ThinkingFormat, token_bytes
+
+PREFILL_CHUNK = 2048
+"""Tokens of one forward pass over prompts, at most."""
+SCORE_CHUNK = 128
+"""The same where the logits of every position are needed, which weigh a whole vocabulary a token."""
+FIRST_LENGTH = 256
+"""Tokens a row has room for at first; doubled as rows grow."""
+
+
+@dataclass(eq=False)
+class Request:
+    """One call of `generate` or `score` on its way through the engine.
+
+    `ids[:computed]` have keys and values in the cache; while running, all but the last token do.
+    """
+
+    ids: list[int]
+    sampling: Sampling
+    control: Control | None = None
+    top_logprobs: int = 0
+    entropy: bool = False
+    emit: Callable[[int], None] | None = None
+    score_from: int | None = None
+    prompt_length: int = 0
+    computed: int = 0
+    slot: int = -1
+    usage: Usage = field(default_factory=Usage)
+    logprobs: list[float] = field(default_factory=list)
+    entropies: list[float] = field(default_factory=list)
+    tops: list[dict[int, float]] = field(default_factory=list)
+    stop_ids: frozenset[int] = frozenset()
+    tail: bytes = b""
+    distribution: torch.Tensor | None = None
+    result: "Future[Generation | Scores]" = field(default_factory=Future)
+    cancelled: bool = False
+
+    @property
+    def wants_distribution(self) -> bool:
+        return self.entropy or self.top_logprobs > 0
+
+
+class TransformersEngine(Engine):
+    """In-flight batching over a Transformers model.
+
+    Args:
+        model: a causal language model with full or sliding-window attention.
+        tokenizer: its tokenizer.
+        thinking: how it marks thinking; detected from the tokenizer where not given.
+        name: for messages and run folders.
+        max_batch: rows that run at once at most.
+        max_batch_tokens: tokens of keys and values held for running rows at most, padding included; by default what
+            fits in a quarter of the free memory. Requests wait in a queue for room.
+        max_cached_tokens: tokens of keys and values kept of finished rows at most; by default as many again.
+        threads: CPU threads of the model; None leaves torch's choice. Tiny models are fastest with 1.
+
+    Raises:
+        EngineError: the model keeps state that is no attention cache.
+    """
+
+    capabilities = frozenset(Capability)
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        thinking: ThinkingFormat | None = None,
+        name: str = "",
+        max_batch: int = 64,
+        max_batch_tokens: int | None = None,
+        max_cached_tokens: int | None = None,
+        threads: int | None = None,
+    ) -> None:
+        self.name = name or f"transformers:{model.config.name_or_path}"
+        self.digest = _digest(model)
+        self.model = model.eval()
+        self.tokenizer = tokenizer
+        self.thinking = thinking or ThinkingFormat.detect(tokenizer, model.config.name_or_path)
+        config = model.config.get_text_config(decoder=True)
+        self._layer_kinds = _layer_kinds(config, self.name)
+        self._window = getattr(config, "sliding_window", None)
+        self.context_length = int(getattr(config, "max_position_embeddings", 1 << 20))
+        self.default_sampling = _recommended(model)
+        self.device = model.device
+        self.max_batch = max_batch
+        room = max_batch_tokens or _affordable_tokens(config, model.dtype, self.device)
+        self.max_batch_tokens = min(room, max_batch * self.context_length)
+        self.max_cached_tokens = self.max_batch_tokens if max_cached_tokens is None else max_cached_tokens
+        self.threads = threads
+        self._eos = _end_of_text_ids(model, tokenizer)
+        self._token_bytes: list[bytes] | None = None
+        self._markers: Markers | None = None
+        self._controls: dict[type[Control], ControlBatch] = {}
+
+        self._cache = RowCache()
+        self._store = PrefixStore(self.max_cached_tokens)
+        self._running: list[Request] = []
+        self._waiting: deque[Request] = deque()
+        self._free_slots = list(range(max_batch))
+        self._rows_changed = True
+        self._choice: Choice
+        self._control_rows: list[tuple[ControlBatch, torch.Tensor, torch.Tensor | None]] = []
+        self._positions: torch.Tensor
+        self._tokens: torch.Tensor
+
+        self._inbox: deque[Request] = deque()
+        self._wake = threading.Condition()
+        self._closing = False
+        self._thread: threading.Thread | None = None
+        self.peak_batch = 0
+
+    @classmethod
+    def load(
+        cls,
+        model: str,
+        *,
+        gguf_file: str | None = None,
+        dtype: str = "auto",
+        device: str | None = None,
+        thinking: ThinkingFormat | None = None,
+        revision: str | None = None,
+        **options: Any,
+    ) -> "TransformersEngine":
+        """The engine for a model by name.
+
+        Args:
+            model: "lab" (the embedded default), a directory, or a Hub id.
+            gguf_file: name of a GGUF file inside the directory or repository (extra `[gguf]`).
+            dtype: "auto", "float32", "bfloat16" or "float16"; "auto" is the checkpoint's own on a GPU and float32
+                on a CPU, where half precision is slower.
+            device: "cpu", "cuda", "cuda:1", ...; by default a GPU where there is one.
+            thinking: how the model marks thinking, where it cannot be detected.
+            revision: branch, tag or commit on the Hub.
+            options: passed to the constructor.
+
+        Raises:
+            EngineError: the model cannot be found or loaded; the message says why and what to do.
+        """
+        if model == "lab":
+            # A model this small spends its time in calls, not in arithmetic; a second thread only adds waiting.
+            options.setdefault("threads", 1)
+        source = str(WEIGHTS) if model == "lab" else model
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        if gguf_file is not None:
+            _require_gguf()
+        if _looks_like_path(model) and not Path(model).expanduser().is_dir():
+            raise EngineError(f"there is no model directory {model}; give a directory with config.json, or a Hub id")
+        chosen: Any = ("auto" if device.startswith("cuda") else torch.float32) if dtype == "auto" else dtype
+        extra: dict[str, Any] = {"revision": revision} if revision else {}
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=gguf_file, **extra)
+            network = AutoModelForCausalLM.from_pretrained(source, gguf_file=gguf_file, dtype=chosen, **extra)
+        except (OSError, ValueError, ImportError) as error:
+            raise EngineError(f"cannot load the model {model}: {str(error).strip().splitlines()[0]}") from error
+        options.setdefault("name", f"transformers:{model}")
+        return cls(network.to(device), tokenizer, thinking=thinking, **options)
+
+    # -- the contract
+
+    async def generate(
+        self,
+        prompt_ids: Sequence[int],
+        sampling: Sampling,
+        *,
+        control: Control | None = None,
+        top_logprobs: int = 0,
+        entropy: bool = False,
+        on_token: Callable[[int], None] | None = None,
+    ) -> Generation:
+        """See `Engine.generate`."""
+        request = Request(
+            list(prompt_ids),
+            sampling,
+            control,
+            top_logprobs,
+            entropy,
+            prompt_length=len(prompt_ids),
+            stop_ids=frozenset(sampling.stop_ids) | (frozenset() if sampling.ignore_eos else self._eos),
+        )
+        if on_token is not None:
+            loop = asyncio.get_running_loop()
+            request.emit = lambda token: _call_soon(loop, on_token, token)
+        if sampling.stop and self._token_bytes is None:
+            self._token_bytes = token_bytes(self.tokenizer)
+        result = await self._submit(request, len(prompt_ids) + sampling.max_tokens)
+        assert isinstance(result, Generation)
+        return result
+
+    async def score(self, ids: Sequence[int], start: int) -> Scores:
+        """See `Engine.score`."""
+        if not 1 <= start < len(ids):
+            raise EngineError(f"score needs a start within 1..{len(ids) - 1} for {len(ids)} tokens, not {start}")
+        result = await self._submit(Request(list(ids), Sampling(), score_from=start), len(ids))
+        assert isinstance(result, Scores)
+        return result
+
+    def close(self) -> None:
+        """Stop the step loop; requests still running are answered as cancelled."""
+        with self._wake:
+            self._closing = True
+            self._wake.notify()
+        if self._thread is not None:
+            self._thread.join()
+
+    async def _submit(self, request: Request, room: int) -> "Generation | Scores":
+        if not request.ids:
+            raise EngineError("a prompt needs at least one token")
+        # The newest token has no keys and values until the next step, so it needs no room.
+        limit = min(self.context_length, self.max_batch_tokens)
+        if room > limit:
+            what = "context length" if limit == self.context_length else "max_batch_tokens"
+            raise EngineError(
+                f"{len(request.ids)} prompt tokens and {room - len(request.ids)} new ones exceed the {what} of "
+                f"{self.name}, {limit}: lower max_tokens to {max(0, limit - len(request.ids))} or less"
+            )
+        request.result.set_running_or_notify_cancel()  # from here on only the step loop settles it
+        with self._wake:
+            if self._closing:
+                raise EngineError(f"{self.name} is closed")
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._loop, name="satisfice-engine", daemon=True)
+                self._thread.start()
+            self._inbox.append(request)
+            self._wake.notify()
+        try:
+            return await asyncio.wrap_future(request.result)
+        except asyncio.CancelledError:
+            request.cancelled = True
+            raise
+
+    # -- the step loop: everything below runs in the engine's own thread
+
+    def _loop(self) -> None:
+        if self.threads:
+            torch.set_num_threads(self.threads)
+        with torch.inference_mode():
+            while True:
+                with self._wake:
+                    self._wake.wait_for(lambda: self._inbox or self._waiting or self._running or self._closing)
+                    self._waiting.extend(self._inbox)
+                    self._inbox.clear()
+                    closing = self._closing
+                if closing:
+                    for request in [*self._running, *self._waiting]:
+                        self._finish(request, "cancelled")
+                    return
+                try:
+                    self._drop_cancelled()
+                    self._admit()
+                    if self._running:
+                        self._step()
+                except Exception as error:  # whatever went wrong, callers must not wait for ever
+                    self._abandon(error)
+
+    def _abandon(self, error: Exception) -> None:
+        for request in [*self._running, *self._waiting]:
+            if not request.result.done():
+                request.result.set_exception(EngineError(f"{self.name} failed: {type(error).__name__}: {error}"))
+        self._running.clear()
+        self._waiting.clear()
+        self._free_slots = list(range(self.max_batch))
+        self._cache = RowCache()
+        self._store = PrefixStore(self.max_cached_tokens)
+        self._controls.clear()
+        self._rows_changed = True
+
+    def _drop_cancelled(self) -> None:
+        for request in [request for request in self._waiting if request.cancelled]:
+            self._waiting.remove(request)
+            self._finish(request, "cancelled")
+        for row in reversed(range(len(self._running))):
+            if self._running[row].cancelled:
+                self._finish(self._leave(row), "cancelled")
+
+    # -- taking requests in
+
+    def _admit(self) -> None:
+        """Fill free rows from the queue, computing each prompt only where nothing computed before begins like it."""
+        while self._waiting:
+            wave: list[Request] = []
+            while self._waiting and len(self._running) < self.max_batch:
+                request = self._waiting[0]
+                known = len(request.ids) - 1 if request.score_from is None else request.score_from - 1
+                source, shared = self._best_source(request.ids[:known])
+                if wave and max(common_prefix(other.ids[:-1], request.ids[:known]) for other in wave) > shared:
+                    break  # someone in this wave is about to compute what this one could copy
+                if not self._make_room(len(self._running) + 1, max(len(request.ids) + 1, self._longest())):
+                    break
+                self._waiting.popleft()
+                row = len(self._running)
+                if shared:
+                    if isinstance(source, Request):
+                        self._cache.move(self._running.index(source), row, shared)
+                    elif source is not None:
+                        self._cache.put(row, source.pages, shared)
+                request.usage.cached += shared
+                request.computed = shared
+                request.slot = self._free_slots.pop()
+                self._running.append(request)
+                wave.append(request)
+                if request.control is not None:
+                    self._admit_control(request)
+            if not wave:
+                return
+            self._rows_changed = True
+            self._prefill(wave)
+
+    def _best_source(self, ids: list[int]) -> tuple[Any, int]:
+        """Whatever shares most tokens with `ids`: a stored prefix or a running row."""
+        best: Any
+        best, shared = self._store.longest(ids)
+        for running in self._running:
+            # A cheap look at the first tokens spares the walk for rows of other problems.
+            if running.ids[:8] == ids[:8]:
+                length = min(common_prefix(running.ids, ids), running.computed)
+                if length > shared:
+                    best, shared = running, length
+        return best, shared
+
+    def _longest(self) -> int:
+        return max((len(request.ids) for request in self._running), default=0)
+
+    def _make_room(self, rows: int, length: int) -> bool:
+        """Whether `rows` rows of `length` tokens fit; resizes the cache where they do and it is needed."""
+        limit = self.max_batch_tokens
+        target = self._cache.length or FIRST_LENGTH
+        while target < length:
+            target *= 2
+        while target > FIRST_LENGTH and target // 4 >= length:
+            target //= 2
+        if rows * target > limit:
+            # Doubling is only for speed; near the limit the rows share what there is.
+            target = limit // rows
+            if target < length:
+                return False
+        if target != self._cache.length or rows > self._cache.rows:
+            # Rows are added by doubling too, so that a small batch does not hold memory for a large one.
+            wanted = self._cache.rows if rows <= self._cache.rows else max(8, rows, 2 * self._cache.rows)
+            self._cache.resize(max(rows, min(wanted, self.max_batch, limit // target)), target)
+        return True
+
+    def _prefill(self, wave: list[Request]) -> None:
+        """Compute the prompts of newly taken rows, which are the last ones, all but each one's final token."""
+        first = len(self._running) - len(wave)
+        # A score has no decoding step, so its final token is computed here.
+        ends = [len(request.ids) - (request.score_from is None) for request in wave]
+        while pending := [row for row, request in enumerate(wave) if request.computed < ends[row]]:
+            low = pending[0]
+            high = next(row for row in range(low, len(wave) + 1) if row not in pending)
+            rows = wave[low:high]
+            scoring = any(request.score_from is not None for request in rows)
+            span = max(1, (SCORE_CHUNK if scoring else PREFILL_CHUNK) // len(rows))
+            pieces = [
+                request.ids[request.computed : min(end, request.computed + span)]
+                for request, end in zip(rows, ends[low:high], strict=True)
+            ]
+            width = max(len(piece) for piece in pieces)
+            start = torch.tensor([request.computed for request in rows], device=self.device)
+            ids = torch.tensor([piece + [0] * (width - len(piece)) for piece in pieces], device=self.device)
+            # Padding is written behind a row's own tokens and overwritten when the row gets there.
+            offsets = torch.arange(width, device=self.device)
+            positions = (start[:, None] + offsets).clamp(max=self._cache.length - 1)
+            logits = self._forward(ids, positions, slice(first + low, first + high), logits_to_keep=0 if scoring else 1)
+            for index, (request, piece) in enumerate(zip(rows, pieces, strict=True)):
+                if request.score_from is not None:
+                    self._note_scores(request, piece, logits[index])
+                request.computed += len(piece)
+                request.usage.prefilled += len(piece)
+                request.usage.forward_passes += 1
+        for row in reversed(range(first, len(self._running))):
+            if self._running[row].score_from is not None:
+                self._finish(self._leave(row), "stop")
+
+    def _note_scores(self, request: Request, piece: list[int], logits: torch.Tensor) -> None:
+        """Keep what the distributions behind `piece` say of the tokens that follow each position."""
+        assert request.score_from is not None
+        for offset in range(len(piece)):
+            following = request.computed + offset + 1
+            if request.score_from <= following < len(request.ids):
+                distribution = torch.log_softmax(logits[offset].float(), dim=-1)
+                request.logprobs.append(float(distribution[request.ids[following]]))
+                request.entropies.append(float(_entropy(distribution)))
+
+    # -- one token for every running row
+
+    def _step(self) -> None:
+        # The newest token of each row is about to be computed, so every row needs room for all it has.
+        while not self._make_room(len(self._running), self._longest()):
+            # The newest row gives way; it keeps its tokens and goes on where it was once there is room again.
+            self._waiting.appendleft(self._leave(len(self._running) - 1))
+        if self._rows_changed:
+            self._rebuild_rows()
+        batch = len(self._running)
+        self.peak_batch = max(self.peak_batch, batch)
+        logits = self._forward(
+            self._tokens[:, None], self._positions[:, None], slice(0, batch), logits_to_keep=1
+        )[:, -1].float()
+        self._note_distributions(logits)
+        for controls, slots, rows in self._control_rows:
+            if rows is None:
+                controls.apply(logits, slots)
+            else:
+                part = logits[rows]
+                controls.apply(part, slots)
+                logits[rows] = part
+        self._positions = self._positions + 1
+        self._tokens = choose(logits, self._choice, self._positions)
+        for controls, slots, rows in self._control_rows:
+            controls.observe(self._tokens if rows is None else self._tokens[rows], slots)
+        chosen = self._tokens.tolist()
+        done = []
+        for row, (request, token) in enumerate(zip(self._running, chosen, strict=True)):
+            request.computed += 1
+            request.ids.append(token)
+            request.usage.generated += 1
+            request.usage.forward_passes += 1
+            if request.emit is not None:
+                request.emit(token)
+            if finish := self._finished(request, token):
+                done.append((row, finish))
+        for row, (reason, stopped_by, stop_tokens) in reversed(done):
+            self._finish(self._leave(row), reason, stopped_by, stop_tokens)
+
+    def _rebuild_rows(self) -> None:
+        """Row-wise tensors, made anew only when a row has come or gone."""
+        running = self._running
+
+        def column(values: list[Any], dtype: torch.dtype) -> torch.Tensor:
+            return torch.tensor(values, dtype=dtype, device=self.device)
+
+        settings = [request.sampling for request in running]
+        self._choice = Choice(
+            column([s.temperature for s in settings], torch.float32),
+            column([s.top_p for s in settings], torch.float64),
+            column([s.top_k for s in settings], torch.int64),
+            column([s.min_p for s in settings], torch.float32),
+            column([_signed(s.seed) for s in settings], torch.int64),
+            any_sampled=any(s.temperature > 0 for s in settings),
+            any_truncated=any(s.top_p < 1 or s.top_k > 0 or s.min_p > 0 for s in settings),
+        )
+        self._tokens = column([request.ids[-1] for request in running], torch.int64)
+        self._positions = column([len(request.ids) - 1 for request in running], torch.int64)
+        self._control_rows = []
+        for kind, controls in self._controls.items():
+            rows = [row for row, request in enumerate(running) if type(request.control) is kind]
+            if rows:
+                slots = column([running[row].slot for row in rows], torch.int64)
+                self._control_rows.append(
+                    (controls, slots, None if len(rows) == len(running) else column(rows, torch.int64))
+                )
+        self._rows_changed = False
+
+    def _forward(
+        self, ids: torch.Tensor, positions: torch.Tensor, window: slice, logits_to_keep: int
+    ) -> torch.Tensor:
+        """One forward pass; (B, S) ids at (B, S) positions of the rows in `window`, giving (B, S or 1, V) logits."""
+        visible = max(len(request.ids) for request in self._running[window])
+        self._cache.aim(window, positions, visible)
+        columns = torch.arange(visible, device=self.device)
+        mask = (columns <= positions[:, :, None])[:, None]
+        masks: torch.Tensor | dict[str, torch.Tensor] = mask
+        if "sliding_attention" in self._layer_kinds:
+            windowed = mask & (columns > positions[:, :, None] - self._window)[:, None]
+            masks = {"full_attention": mask, "sliding_attention": windowed}
+            if self._layer_kinds == {"sliding_attention"}:
+                masks = windowed
+        output = self.model(
+            input_ids=ids,
+            attention_mask=masks,
+            position_ids=positions,
+            past_key_values=self._cache,
+            use_cache=True,
+            logits_to_keep=logits_to_keep,
+        )
+        return output.logits  # type: ignore[no-any-return]
+
+    def _note_distributions(self, logits: torch.Tensor) -> None:
+        """Keep entropies and the most likely tokens, of the model's own distribution, for rows that asked."""
+        rows = [row for row, request in enumerate(self._running) if request.wants_distribution]
+        if not rows:
+            return
+        distribution = torch.log_softmax(logits[rows], dim=-1)
+        entropies = _entropy(distribution).tolist()
+        most = max(self._running[row].top_logprobs for row in rows)
+        values, tokens = distribution.topk(most, dim=-1) if most else (distribution[:, :0], distribution[:, :0])
+        listed = zip(rows, entropies, values.tolist(), tokens.tolist(), distribution, strict=True)
+        for row, entropy, top_values, top_tokens, whole in listed:
+            request = self._running[row]
+            if request.entropy:
+                request.entropies.append(entropy)
+            if request.top_logprobs:
+                count = request.top_logprobs
+                request.tops.append(dict(zip(top_tokens[:count], top_values[:count], strict=True)))
+            # The token is chosen a moment later; its log-probability is looked up then.
+            request.distribution = whole
+
+    # -- letting requests go
+
+    def _finished(self, request: Request, token: int) -> tuple[str, str | int | None, int] | None:
+        """Why a row ends with its newest token: the finish, what stopped it, and how many tokens hold the stop."""
+        if request.distribution is not None:
+            request.logprobs.append(float(request.distribution[token]))
+        if token in request.stop_ids:
+            return "stop", token, 1
+        if request.sampling.stop:
+            assert self._token_bytes is not None
+            request.tail = (request.tail + self._bytes_of(token))[-512:]
+            found = [stop for stop in request.sampling.stop if stop.encode() in request.tail]
+            if found:
+                return "stop", found[0], self._tokens_holding(request, found[0].encode())
+        if len(request.ids) - request.prompt_length >= request.sampling.max_tokens:
+            return "length", None, 0
+        return None
+
+    def _bytes_of(self, token: int) -> bytes:
+        assert self._token_bytes is not None
+        return self._token_bytes[token] if token < len(self._token_bytes) else b""
+
+    def _tokens_holding(self, request: Request, stop: bytes) -> int:
+        text, count = b"", 0
+        while stop not in text and count < len(request.ids) - request.prompt_length:
+            count += 1
+            text = self._bytes_of(request.ids[-count]) + text
+        return count
+
+    def _leave(self, row: int) -> Request:
+        """Take a row out: store what it has computed and let the last row move into its place."""
+        request = self._running[row]
+        if self.max_cached_tokens:
+            self._store.add(request.ids[: request.computed], self._cache.take(row, request.computed))
+        last = len(self._running) - 1
+        if row != last:
+            self._cache.move(last, row, self._running[last].computed)
+            self._running[row] = self._running[last]
+        self._running.pop()
+        self._free_slots.append(request.slot)
+        request.slot = -1
+        self._rows_changed = True
+        return request
+
+    def _finish(
+        self, request: Request, reason: str, stopped_by: str | int | None = None, stop_tokens: int = 0
+    ) -> None:
+        if request.result.done():
+            return
+        if request.score_from is not None and reason != "cancelled":
+            request.result.set_result(Scores(request.logprobs, request.entropies, request.usage))
+            return
+        distributions = request.wants_distribution
+        request.result.set_result(
+            Generation(
+                request.ids[request.prompt_length :],
+                reason,
+                stopped_by,
+                stop_tokens,
+                request.logprobs if distributions else None,
+                request.tops if request.top_logprobs else None,
+                request.entropies if request.entropy else None,
+                request.usage,
+            )
+        )
+
+    def _admit_control(self, request: Request) -> None:
+        """Enter a request's control, brought up to date with what the request wrote before it was put back."""
+        assert request.control is not None
+        kind, control = type(request.control), request.control
+        if kind not in self._controls:
+            if self._markers is None:
+                width = self.model.get_output_embeddings().weight.shape[0]
+                self._markers = Markers(self.thinking, self.tokenizer, width, self.device)
+            self._controls[kind] = control.batch(self._markers, self.max_batch)
+        self._controls[kind].admit(request.slot, control)
+        slot = torch.tensor([request.slot], device=self.device)
+        for token in request.ids[request.prompt_length :]:
+            self._controls[kind].observe(torch.tensor([token], device=self.device), slot)
+
+
+def _entropy(log_probabilities: torch.Tensor) -> torch.Tensor:
+    """Entropy in nats over the last dimension."""
+    return -(log_probabilities.exp() * log_probabilities.clamp(min=-1e4)).sum(-1)
+
+
+def _digest(model: PreTrainedModel) -> str:
+    """A hash of the first values of every parameter: cheap, and different after any training step."""
+    found = hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        found.update(f"{name}{tuple(parameter.shape)}".encode())
+        found.update(parameter.detach().flatten()[:64].float().cpu().numpy().tobytes())
+    return found.hexdigest()[:16]
+
+
+def _signed(seed: int) -> int:
+    """A seed as the int64 with the same low 64 bits."""
+    return (seed + (1 << 63)) % (1 << 64) - (1 << 63)
+
+
+def _call_soon(loop: asyncio.AbstractEventLoop, call: Callable[[int], None], token: int) -> None:
+    if not loop.is_closed():
+        loop.call_soon_threadsafe(call, token)
+
+
+def _layer_kinds(config: Any, name: str) -> set[str]:
+    """Which kinds of attention the layers use.
+
+    Raises:
+        EngineError: a layer keeps state that is not an attention cache.
+    """
+    kinds = set(getattr(config, "layer_types", None) or [])
+    if not kinds:
+        windowed = getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True)
+        kinds = {"sliding_attention" if windowed else "full_attention"}
+    foreign = kinds - {"full_attention", "sliding_attention"}
+    if foreign:
+        raise EngineError(
+            f"{name} has layers of type {', '.join(sorted(foreign))}, which the transformers engine cannot batch: "
+            "serve it with vLLM and use the vllm or openai engine"
+        )
+    return kinds
+
+
+def _recommended(model: PreTrainedModel) -> Sampling:
+    """What the model's authors put into its generation config, over our defaults."""
+    config = model.generation_config
+    if config is None:
+        return Sampling()
+    if config.do_sample is False:
+        return Sampling(temperature=0.0, top_p=1.0)
+    given = {
+        "temperature": config.temperature,
+        "top_p": config.top_p,
+        "top_k": config.top_k,
+        "min_p": getattr(config, "min_p", None),
+    }
+    return replace(Sampling(), **{key: value for key, value in given.items() if value is not None})
+
+
+def _affordable_tokens(config: Any, dtype: torch.dtype, device: torch.device) -> int:
+    """Tokens of keys and values that fit in a quarter of the free memory."""
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    dimension = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    token = 2 * config.num_hidden_layers * heads * dimension * dtype.itemsize
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+    return max(4096, int(free / 4 / token))
+
+
+def _end_of_text_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    configured = model.generation_config.eos_token_id if model.generation_config is not None else None
+    ids = configured if isinstance(configured, list) else [configured]
+    return frozenset(int(token) for token in [*ids, tokenizer.eos_token_id] if token is not None)
+
+
+def _looks_like_path(model: str) -> bool:
+    return model != "lab" and (model.startswith((".", "/", "~")) or model.count("/") > 1)
+
+
+def _require_gguf() -> None:
+    try:
+        import gguf  # noqa: F401
+    except ImportError as error:
+        raise EngineError("reading a GGUF file needs the gguf package: pip install 'satisfice[gguf]'") from error

@@ -1,0 +1,105 @@
+"""The lab's problems: chains of arithmetic with one verifiable answer.
+
+A chain starts with a number and applies lettered operations from left to right; every intermediate result stays within
+0..99 and every operand within 2..9, so that a tiny model can learn all facts and a person can check them. The letters run on from a random first one: they let a model find
+its place by what is written and not by counting, which is what carries over to longer chains.
+
+Splits are held out by construction: a chain belongs to exactly one of train / calibration / test by a hash of
+its arithmetic, so no generator, seed or size can leak a test problem into training.
+"""
+
+import hashlib
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+OPERATIONS = ("+", "-", "*")
+LARGEST = 99
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+SPLITS = ("train", "calibration", "test", "longer")
+TRAINED_LENGTHS = range(2, 6)
+"""Numbers of operations seen in training: 2 easy, 3-4 medium, 5 hard."""
+LONGER_LENGTHS = range(6, 9)
+"""Numbers of operations of the split that is longer than anything trained on."""
+
+
+@dataclass(frozen=True)
+class Chain:
+    """`start` followed by `steps`, each an (operation, operand) pair, applied from left to right.
+
+    `first_letter` is the index in `LETTERS` of the letter of the first step.
+    """
+
+    start: int
+    steps: tuple[tuple[str, int], ...]
+    first_letter: int = 0
+
+    @property
+    def prompt(self) -> str:
+        steps = ", ".join(
+            f"{letter}) {operation}{operand}"
+            for letter, (operation, operand) in zip(self.letters, self.steps, strict=True)
+        )
+        return f"Start with {self.start}: {steps}. What is the result?"
+
+    @property
+    def letters(self) -> str:
+        """The letters of the steps."""
+        return LETTERS[self.first_letter : self.first_letter + len(self.steps)]
+
+    @property
+    def answer(self) -> int:
+        value = self.start
+        for operation, operand in self.steps:
+            value = apply(operation, value, operand)
+        return value
+
+    @property
+    def split(self) -> str:
+        """The split this chain belongs to: 80 % train, 10 % calibration, 10 % test, by a hash of its arithmetic.
+
+        The letters do not count, so relettering a chain never moves it to another split.
+        """
+        if len(self.steps) in LONGER_LENGTHS:
+            return "longer"
+        arithmetic = f"{self.start}{self.steps}"
+        bucket = int.from_bytes(hashlib.sha256(arithmetic.encode()).digest()[:4], "big") % 10
+        return "train" if bucket < 8 else ("calibration" if bucket == 8 else "test")
+
+
+def apply(operation: str, left: int, right: int) -> int:
+    """`left operation right` for one of `OPERATIONS`."""
+    if operation == "+":
+        return left + right
+    return left - right if operation == "-" else left * right
+
+
+def random_chain(rng: random.Random, length: int) -> Chain:
+    """A chain of `length` operations whose intermediate results all lie in 0..99."""
+    value = start = rng.randint(1, 60)
+    steps = []
+    for _ in range(length):
+        operation, operand = rng.choice(OPERATIONS), rng.randint(2, 9)
+        while not 0 <= apply(operation, value, operand) <= LARGEST:
+            operation, operand = rng.choice(OPERATIONS), rng.randint(2, 9)
+        value = apply(operation, value, operand)
+        steps.append((operation, operand))
+    return Chain(start, tuple(steps), rng.randrange(len(LETTERS) - length + 1))
+
+
+def chains(split: str, seed: int) -> Iterator[Chain]:
+    """An endless stream of distinct chains of one split, the same for the same seed.
+
+    Raises:
+        ValueError: the split is not one of `SPLITS`.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"the lab has no split {split!r}; use one of {', '.join(SPLITS)}")
+    rng = random.Random(f"{split}/{seed}")
+    lengths = LONGER_LENGTHS if split == "longer" else TRAINED_LENGTHS
+    seen: set[Chain] = set()
+    while True:
+        chain = random_chain(rng, rng.choice(lengths))
+        if chain.split == split and chain not in seen:
+            seen.add(chain)
+            yield chain

@@ -1,0 +1,115 @@
+"""The verbose teacher: it solves a chain step by step, slips, checks, and goes on checking long after it is right.
+
+What the traces must teach, because the field's findings are about exactly these habits:
+
+* thinking pays: a first pass holds slips, a check finds them, so accuracy rises with thinking and then saturates;
+* the teacher does not know when to stop: after an agreeing check it stops with a chance that *falls* with every
+  further check, which makes the number of rounds heavy-tailed and the tail pure repetition;
+* doubt costs length: after a disagreement it never stops before another check agrees, so traces that slipped
+  are longer than traces that did not.
+
+Only traces whose final answer is right are kept (rejection sampling), as for the traces that small models are
+distilled on.
+"""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from satisfice.lab.arithmetic import LARGEST, Chain, apply
+
+OPENERS = ("Wait", "Hmm", "Alternatively", "But wait")
+REQUESTS = ("let me check", "let me verify", "let me check again")
+
+
+@dataclass(frozen=True)
+class Habits:
+    """How the teacher errs and stops. Ours: chosen so that the trained model shows the paper's findings.
+
+    Attributes:
+        slip: chance that one step of the first pass is computed wrongly.
+        check_slip: the same in every later pass, which is done with more care.
+        stop_at_once: chance to stop after the first pass, unchecked.
+        stop: chance to stop after the first agreeing check.
+        stop_decay: exponent of its fall: after `k` agreeing checks the chance is `stop * k ** -stop_decay`.
+        most_rounds: checks after which an unfinished trace is dropped.
+    """
+
+    slip: float = 0.06
+    check_slip: float = 0.015
+    stop_at_once: float = 0.01
+    stop: float = 0.30
+    stop_decay: float = 0.5
+    most_rounds: int = 16
+
+
+def slipped(rng: random.Random, value: int) -> int:
+    """A wrong result near the right one: off by 1, 2 or 10, as a person's would be."""
+    candidates = [value + delta for delta in (-10, -2, -1, 1, 2, 10) if 0 <= value + delta <= LARGEST]
+    return rng.choice(candidates)
+
+
+def compute(rng: random.Random, chain: Chain, slip: float) -> tuple[list[str], int]:
+    """One pass over the chain: its lines and the result, each step wrong with probability `slip`.
+
+    A slip is carried through the rest of the pass; a pass that leaves 0..99 because of it is drawn again.
+    """
+    while True:
+        lines, value = [], chain.start
+        for letter, (operation, operand) in zip(chain.letters, chain.steps, strict=True):
+            result = apply(operation, value, operand)
+            if 0 <= result <= LARGEST and rng.random() < slip:
+                result = slipped(rng, result)
+            if not 0 <= result <= LARGEST:
+                break
+            lines.append(f"{letter}) {value}{operation}{operand}={result}\n")
+            value = result
+        else:
+            return lines, value
+
+
+def think(rng: random.Random, chain: Chain, habits: Habits) -> tuple[str, int] | None:
+    """One attempt: the thinking text and the answer it ends with, or None where it ran out of rounds."""
+    lines, value = compute(rng, chain, habits.slip)
+    paragraphs = ["".join(lines) + f"So {value}."]
+    if rng.random() < habits.stop_at_once:
+        return "\n\n".join(paragraphs) + "\n\n", value
+    agreements = 0
+    for _ in range(habits.most_rounds):
+        lines, again = compute(rng, chain, habits.check_slip)
+        verdict = f"Before {value}, now {again}. {'Yes' if again == value else 'No'}."
+        opening = f"{rng.choice(OPENERS)}, {rng.choice(REQUESTS)}.\n"
+        paragraphs.append(opening + "".join(lines) + verdict)
+        agreements = agreements + 1 if again == value else 0
+        value = again
+        if agreements and rng.random() < habits.stop * agreements**-habits.stop_decay:
+            return "\n\n".join(paragraphs) + "\n\n", value
+    return None
+
+
+def solve(rng: random.Random, chain: Chain, habits: Habits, longest: int) -> str:
+    """The thinking text of a finally right trace of at most `longest` characters."""
+    while True:
+        attempt = think(rng, chain, habits)
+        if attempt and attempt[1] == chain.answer and len(attempt[0]) <= longest:
+            return attempt[0]
+
+
+def answer_text(value: int) -> str:
+    """What follows the end-of-thinking marker."""
+    return f"\n\nThe answer is \\boxed{{{value}}}."
+
+
+def examples(
+    rng: random.Random, chains: Sequence[Chain], habits: Habits, longest: int, direct_share: float
+) -> list[dict[str, str]]:
+    """Training examples `{"prompt", "thinking", "answer"}`; a share of them has no thinking and is marked None.
+
+    The direct examples teach the template of `enable_thinking=False` only: their closing marker belongs to the
+    prompt and carries no loss, so they do not teach the model to skip thinking of its own accord.
+    """
+    rows = []
+    for chain in chains:
+        thinking = None if rng.random() < direct_share else solve(rng, chain, habits, longest)
+        rows.append({"prompt": chain.prompt, "thinking": thinking, "answer": answer_text(chain.answer)})
+    return rows

@@ -1,0 +1,24 @@
+"""One problem: a question with a gold answer."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A question with a gold answer.
+
+    Attributes:
+        id: unique within its problem set.
+        prompt: the question, as the user turn of a chat.
+        answer: the gold answer, as the set gives it.
+        source: the name of the problem set.
+        grader: the grader that fits the answer: "math", "numeric", "exact", "choice" or "reasoning-gym:NAME".
+        system: the system turn of the chat, where there is one.
+    """
+
+    id: str
+    prompt: str
+    answer: str
+    source: str = ""
+    grader: str = "math"
+    system: str = ""
