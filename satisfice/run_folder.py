@@ -19,8 +19,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from pydantic_core import PydanticSerializationError
-
 from satisfice.trace import Trace
 
 NOT_COMPARED = ("command", "created", "warnings")
@@ -151,8 +149,6 @@ class RunFolder:
     def append(self, trace: Trace) -> None:
         """Add one finished trace, as one line in one write.
 
-        A lone surrogate in its texts, which a broken server can send and UTF-8 cannot hold, is written as "?".
-
         Raises:
             RunFolderError: the trace is of a method that this run has not, or is there already, or the folder
                 was closed.
@@ -172,7 +168,7 @@ class RunFolder:
         path = self.path / self._names[trace.method]
         with path.open("ab", buffering=0) as file:
             end = file.tell()
-            line = _to_line(trace)
+            line = trace.to_json().encode() + b"\n"
             try:
                 if file.write(line) != len(line):
                     raise OSError(f"only a part of a trace could be written to {path}: is the disk full?")
@@ -238,15 +234,15 @@ def trace_file_names(methods: Sequence[str]) -> dict[str, str]:
     return names
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file so that a reader finds the old content or the new one, never a part.
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write a file so that a reader finds the old content or the new one, never a part.
 
-    A lone surrogate, which UTF-8 cannot hold, is written as "?".
+    Text is written as UTF-8; a lone surrogate, which UTF-8 cannot hold, becomes "?".
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with temporary.open("wb") as file:
-            file.write(text.encode("utf-8", "replace"))
+            file.write(content.encode("utf-8", "replace") if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -256,14 +252,6 @@ def write_atomically(path: Path, text: str) -> None:
 
 def _pretty(content: Mapping[str, Any]) -> str:
     return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-
-
-def _to_line(trace: Trace) -> bytes:
-    try:
-        text = trace.to_json()
-    except PydanticSerializationError:
-        text = json.dumps(trace.model_dump(), ensure_ascii=False)
-    return text.encode("utf-8", "replace") + b"\n"
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
@@ -300,10 +288,9 @@ def _read_traces(path: Path, method: str) -> Iterator[tuple[str, Trace]]:
             try:
                 trace = Trace.from_json(line)
             except ValueError as error:
-                reason = str(error).splitlines()
                 raise RunFolderError(
-                    f"{place} is no trace ({'; '.join(part.strip() for part in reason[:3])}): remove the line, and "
-                    "the run will do that problem again"
+                    f"{place}: {error}. A line that is damaged beyond repair can be removed: the run then does that "
+                    "problem again"
                 ) from None
             if trace.method != method:
                 raise RunFolderError(f"{place} is a trace of {trace.method!r}, but this file is for {method!r}")

@@ -429,7 +429,6 @@ def _compile(open_marker: bytes, close_marker: bytes, tokens: list[bytes]) -> Ma
     table[offset:answer][inside == closed_inside] = answer
     table[answer] = answer
     phases = np.array([Phase.BEFORE] * offset + [Phase.THINKING] * len(inside) + [Phase.ANSWER])
-
     return MarkerAutomaton(table, _token_table(table, tokens), phases, offset, answer)
 
 
@@ -472,13 +471,14 @@ def token_bytes(tokenizer: PreTrainedTokenizerBase) -> list[bytes]:
     ids = tokenizer.get_vocab()
     backend = getattr(tokenizer, "backend_tokenizer", None)
     decoder = repr(backend.decoder) if backend is not None else ""
-    from_unicode = _byte_level_alphabet()
+    alphabet = _byte_level_alphabet()
+    to_latin = str.maketrans({character: chr(byte) for character, byte in alphabet.items()})
     result = [b""] * (max(ids.values(), default=-1) + 1)
     for name, index in ids.items():
         if "ByteLevel" in decoder:
             # As the decoder does: a token with any other character (most added tokens) stands for itself.
-            stands_for_itself = any(character not in from_unicode for character in name)
-            result[index] = name.encode() if stands_for_itself else bytes(from_unicode[character] for character in name)
+            in_alphabet = alphabet.keys() >= set(name)
+            result[index] = name.translate(to_latin).encode("latin-1") if in_alphabet else name.encode()
         elif match := re.fullmatch(r"<0x([0-9A-F]{2})>", name):
             result[index] = bytes([int(match[1], 16)])
         else:

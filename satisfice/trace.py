@@ -14,7 +14,7 @@ from pydantic_core import PydanticSerializationError, from_json
 SCHEMA_VERSION = 1
 
 # By default pydantic writes infinities and NaN as null, which could not be read back into a number.
-RECORD = ConfigDict(extra="allow", ser_json_inf_nan="strings")
+_RECORD = ConfigDict(extra="allow", ser_json_inf_nan="strings")
 
 StopReason = Literal[
     "marker",  # the model closed its thinking itself
@@ -46,7 +46,7 @@ class Cost(BaseModel):
         seconds: wall time from asking to finishing, waiting in the engine's queue included.
     """
 
-    model_config = RECORD
+    model_config = _RECORD
 
     thinking_tokens: int = 0
     answer_tokens: int = 0
@@ -107,7 +107,7 @@ class Grade(BaseModel):
         note: why, where the verdict needs a word (truncated, no answer found, grader timed out).
     """
 
-    model_config = RECORD
+    model_config = _RECORD
 
     correct: bool
     extracted: str | None = None
@@ -126,7 +126,7 @@ class Event(BaseModel):
             a file as the texts "Infinity", "-Infinity" and "NaN".
     """
 
-    model_config = RECORD
+    model_config = _RECORD
 
     at: int
     kind: str
@@ -157,7 +157,7 @@ class Trace(BaseModel):
         error: what went wrong, None where nothing did; a trace with an error is graded wrong.
     """
 
-    model_config = RECORD
+    model_config = _RECORD
 
     schema_version: int = SCHEMA_VERSION
     problem_id: str

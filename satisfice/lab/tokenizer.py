@@ -18,7 +18,29 @@ OPEN, CLOSE = "<think>", "</think>"
 SPECIAL = (PAD, BOS, EOS, UNKNOWN, USER, ASSISTANT, OPEN, CLOSE)
 LABELS = tuple(f"{letter}) " for letter in LETTERS)
 NUMBERS = tuple(str(number) for number in range(100))
-SIGNS = ("+", "-", "*", "=", ", ", ",", ".", ". ", "?", ":", ": ", "!", "(", ")", "{", "}", "\n", "\n\n", " ", "\\boxed", "**")
+SIGNS = (
+    "+",
+    "-",
+    "*",
+    "=",
+    ", ",
+    ",",
+    ".",
+    ". ",
+    "?",
+    ":",
+    ": ",
+    "!",
+    "(",
+    ")",
+    "{",
+    "}",
+    "\n",
+    "\n\n",
+    " ",
+    "\\boxed",
+    "**",
+)
 WORDS = (
     # the question
     "Start with ", "What is the result", "Result", "Question", "Steps",

@@ -146,6 +146,7 @@ def train(recipe: Recipe, out: Path) -> Path:
         do_sample=True,
         temperature=recipe.temperature,
         top_p=recipe.top_p,
+        max_new_tokens=512,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,

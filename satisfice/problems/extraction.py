@@ -24,7 +24,7 @@ THOUSANDS = r"(?:\d{1,3}(?:(?:,\\!|\{,\}|\\,|,)\d{3})+(?!\d))"
 _BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])")
 _OPEN = re.compile(r"\s*\{")
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
-_UNBRACED = re.compile(r"\s*([^\s${}][^\s$]*)")
+_UNBRACED = re.compile(r"\s*([\w\\(+\-−.][^\s$]*)")
 
 _PHRASE = re.compile(
     r"\banswers?(?:\s{1,9}(?:to|for)\b[^.:\n]{0,100}?)?\s{0,9}(?:\b(?:is|are|was)\b\s{0,9}:?|:|=)\s{0,9}(?!\s{0,9}not\b)",

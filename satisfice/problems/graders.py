@@ -88,7 +88,7 @@ def settle(grader: str, answer: str, gold: str) -> tuple[Grade, bool]:
 
     if name == "choice":
         grade.extracted = extract_answer(answer, "choice")
-        grade.expected = extract_answer(gold, "choice") or gold
+        grade.expected = extract_answer(gold.upper(), "choice") or gold
         grade.correct = grade.extracted == grade.expected
     elif name == "exact":
         grade.extracted = extract_answer(answer, "text")

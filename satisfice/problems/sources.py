@@ -44,6 +44,7 @@ FORMS = (
 
 _BAD_LINES_SHOWN = 5
 _HUB_ID = re.compile(r"(?P<path>[\w.-]+/[\w.-]+)(?::(?P<config>[\w.-]+))?")
+_FILE_SUFFIXES = {".json", ".csv", ".tsv", ".parquet", ".txt", ".gz", ".yaml", ".yml"}
 _MARKED_ANSWER = re.compile(r"####[ \t]*(\S.*)")
 
 
@@ -118,12 +119,12 @@ def load_problems(
             raise ProblemsError(f"{spec} is a file and has no splits: leave out split {split!r}")
         stem = Path(spec).name.removesuffix(".gz").removesuffix(".jsonl")
         loaded = _collect(stem, spec, "line", _json_lines(Path(spec)), _check_columns(columns), limit, skip_bad)
-    elif Path(spec).is_dir() or _HUB_ID.fullmatch(spec):
+    elif Path(spec).is_file():
+        raise ProblemsError(f"{spec} is no JSONL file by its name; problems come from {FORMS}")
+    elif Path(spec).is_dir() or (_HUB_ID.fullmatch(spec) and Path(spec).suffix not in _FILE_SUFFIXES):
         records = _data_set(spec, split or "test", _check_columns(columns))
         name = Path(spec).resolve().name if Path(spec).is_dir() else spec
         loaded = _collect(name, spec, "row", records, _check_columns(columns), limit, skip_bad)
-    elif Path(spec).exists():
-        raise ProblemsError(f"{spec} is no JSONL file by its name; problems come from {FORMS}")
     elif "/" in spec or "\\" in spec or Path(spec).suffix:
         raise ProblemsError(f"there is no file {spec}; problems come from {FORMS}")
     else:
@@ -270,7 +271,7 @@ def _problem(record: dict[str, Any], set_name: str, number: int, columns: dict[s
         raise _BadRecordError(f"{prompt_field} is empty")
 
     answer_field, given = _required(record, "answer", columns)
-    choices = record.get(columns.get("choices", "choices"))
+    choices = _optional(record, "choices", columns)
     if choices is None:
         answer, grader = _gold(answer_field, given), "math"
     else:
@@ -278,12 +279,12 @@ def _problem(record: dict[str, Any], set_name: str, number: int, columns: dict[s
         prompt += "\n\n" + "\n".join(f"{letter}. {choice}" for letter, choice in letters.items())
         answer, grader = _right_letter(answer_field, given, letters), "choice"
 
-    problem_id = record.get(columns.get("id", "id"))
+    problem_id = _optional(record, "id", columns)
     if problem_id is None or problem_id == "":
         problem_id = f"{set_name}/{number}"
     if isinstance(problem_id, bool) or not isinstance(problem_id, str | int):
         raise _BadRecordError(f"id must be text or a whole number, it is {_kind(problem_id)}")
-    source = record.get(columns.get("source", "source"))
+    source = _optional(record, "source", columns)
     if source is not None and not isinstance(source, str):
         raise _BadRecordError(f"source must be text, it is {_kind(source)}")
 
@@ -306,6 +307,13 @@ def _required(record: dict[str, Any], field: str, columns: dict[str, str]) -> tu
         raise _BadRecordError(f"{empty} is null")
     there = f"its fields are {', '.join(record)}" if record else "it has no fields"
     raise _BadRecordError(f"no field {' or '.join(names)}; {there}")
+
+
+def _optional(record: dict[str, Any], field: str, columns: dict[str, str]) -> Any:
+    """A field that a record may lack, None where it does; a column that was asked for must be there."""
+    if field in columns and columns[field] not in record:
+        raise _BadRecordError(f"no field {columns[field]}; its fields are {', '.join(record)}")
+    return record.get(columns.get(field, field))
 
 
 def _gold(field: str, given: Any) -> str:
@@ -331,9 +339,7 @@ def _gold(field: str, given: Any) -> str:
 
 
 def _letters(choices: Any) -> dict[str, str]:
-    """The options by their letters; as a list, or as in ARC under "text" beside their own "label"s."""
-    if isinstance(choices, dict) and "text" in choices:
-        choices = choices["text"]
+    """The options by their letters."""
     if not isinstance(choices, list) or not all(isinstance(choice, str | int | float) for choice in choices):
         raise _BadRecordError("choices must be a list of texts")
     if not 2 <= len(choices) <= 26:
@@ -355,7 +361,7 @@ def _right_letter(field: str, given: Any, letters: dict[str, str]) -> str:
         if 0 <= given < len(letters):
             return list(letters)[given]
     raise _BadRecordError(
-        f"{field} {given!r} is neither a letter from A to {list(letters)[-1]}, nor one option's text, nor its index from 0"
+        f"{field} {given!r} is neither a letter from A to {list(letters)[-1]} nor the text of one option nor its index"
     )
 
 

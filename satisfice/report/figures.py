@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from satisfice.measurement import Row, Summary, is_correct
-from satisfice.report.headline import COUNTED
+from satisfice.report.findings import COUNTED
 from satisfice.report.text import visible
 from satisfice.trace import Trace
 
@@ -83,11 +83,13 @@ def lengths_figure(
     for place, row in enumerate(rows):
         floor = (bottom + strip * (len(rows) - 1 - place)) / height
         axes = figure.add_axes((left_margin, floor, right_margin - left_margin, strip * 0.72 / height))
-        shares = [np.histogram(lengths[row.method][part], edges)[0] for part in (right[row.method], ~right[row.method])]
-        tallest = max(int(part.max()) for part in shares)
+        histograms = [
+            np.histogram(lengths[row.method][part], edges)[0] for part in (right[row.method], ~right[row.method])
+        ]
+        tallest = max(int(part.max()) for part in histograms)
         means = (row.thinking_tokens_correct, row.thinking_tokens_wrong)
-        for counts, mean, sign, role in zip(shares, means, (1, -1), ("correct", "wrong"), strict=True):
-            axes.bar(edges[:-1], sign * counts, np.diff(edges) * 0.86, align="edge", color=COLOURS[role], linewidth=0)
+        for counts, mean, sign, role in zip(histograms, means, (1, -1), ("correct", "wrong"), strict=True):
+            axes.stairs(sign * counts, edges, fill=True, color=COLOURS[role], linewidth=0)
             if mean is not None:
                 axes.plot([mean, mean], [0, sign * tallest], color=COLOURS[role], linewidth=1.2)
                 axes.plot([mean], [sign * tallest], marker="v" if sign > 0 else "^", color=COLOURS[role], markersize=5)
@@ -101,6 +103,7 @@ def lengths_figure(
         axes.xaxis.set_major_locator(MaxNLocator(4 if narrow else 8, integer=True, steps=[1, 2, 2.5, 5, 10]))
         axes.xaxis.set_major_formatter(_THOUSANDS)
         axes.grid(axis="x", color=COLOURS["hairline"], linewidth=0.6)
+        axes.set_axisbelow(True)
         facts = "" if row.wrong_over_right is None else f"wrong ones {row.wrong_over_right:.1f} × as long"
         limit = 30 if narrow else 70
         axes.text(
@@ -250,7 +253,7 @@ def _accuracy_cost(summary: Summary, rows: Sequence[Row], *, named: bool, narrow
         return None
     for place, box in zip(order, boxes, strict=True):
         row, (x, y) = rows[place], anchors[place]
-        colour = COLOURS["ink" if row.pareto or row.method == summary.baseline else "muted"]
+        colour = _name_colour(summary, row)
         text_x, text_y = axes.transData.inverted().transform(((box.left + box.right) / 2, (box.low + box.high) / 2))
         axes.text(
             text_x, text_y, labels[place], fontsize=9.5, color=colour, ha="center", va="center", parse_math=False,
@@ -265,7 +268,7 @@ def _accuracy_cost(summary: Summary, rows: Sequence[Row], *, named: bool, narrow
         for text, from_right, side in ((str(row.number), key_width - 0.42, "right"), (name, key_width - 0.5, "left")):
             figure.text(
                 1 - from_right / width, 1 - (0.42 + KEY_LINE * place) / height, text, fontsize=9.5, ha=side,
-                va="center", color=COLOURS["ink" if row.pareto else "muted"], parse_math=False,
+                va="center", color=_name_colour(summary, row), parse_math=False,
             )  # fmt: skip
     return figure
 
@@ -317,7 +320,7 @@ def place_labels(
     boxes: list[Box] = []
     crowded = False
     for (x, y), (width, height) in zip(anchors, sizes, strict=True):
-        candidates = []
+        candidates: list[tuple[bool, float, int, Box]] = []
         for radius in (7, 12, 18, 26, 36, 48):
             for angle in (0, 180, 90, 270, 45, 135, 315, 225, 20, 160, 340, 200):
                 across, up = math.cos(math.radians(angle)), math.sin(math.radians(angle))
@@ -336,10 +339,14 @@ def place_labels(
 def _step_boxes(axes: Axes, front: Sequence[tuple[float, float]]) -> list[Box]:
     """The front's line as thin boxes in points."""
     boxes = []
-    ends = axes.transData.transform(front) if front else []
-    for (x, y), (next_x, next_y) in itertools.pairwise(ends):
+    for start, end in itertools.pairwise(front):
+        (x, y), (next_x, next_y) = axes.transData.transform([start, end])
         boxes += [Box(x, y - 1, next_x, y + 1), Box(next_x - 1, y, next_x + 1, next_y)]
     return boxes
+
+
+def _name_colour(summary: Summary, row: Row) -> str:
+    return COLOURS["ink" if row.pareto or row.method == summary.baseline else "muted"]
 
 
 def _spot(row: Row) -> tuple[float, float, float, float]:

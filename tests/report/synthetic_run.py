@@ -11,7 +11,7 @@ from typing import Any
 from satisfice.run_folder import RunFolder
 from satisfice.trace import Cost, Event, Grade, Trace
 
-CAP = 1024
+CAP = 640
 
 # Spelling: how long its thinking is against plain, how much likelier it is to be right, probes a trace.
 METHODS = {
@@ -55,7 +55,13 @@ STEPS = (
 
 
 def write_run(
-    folder: Path, *, problems: int = 60, samples: int = 1, methods: int = 5, finished: float = 1.0, hostile: bool = False
+    folder: Path,
+    *,
+    problems: int = 60,
+    samples: int = 1,
+    methods: int = 5,
+    finished: float = 1.0,
+    hostile: bool = False,
 ) -> Path:
     """Write a run; the last method has only the share `finished` of its problems, and a hostile run has texts that
     attack the page in every place a text can stand."""
@@ -120,7 +126,9 @@ def _trace(method: str, problem: int, sample: int, hostile: bool) -> Trace:
         response_ids=ids,
         thinking_span=(0, thinking),
         thinking=text or _thinking(own, thinking, a, b),
-        answer="" if truncated else text or f"Ann has **{extracted}** marbles.\n\nThe answer is \\boxed{{{extracted}}}.",
+        answer=""
+        if truncated
+        else text or f"Ann has **{extracted}** marbles.\n\nThe answer is \\boxed{{{extracted}}}.",
         stop="token limit" if truncated else "closed by method" if probes and own.random() < 0.7 else "marker",
         finished=not truncated,
         stopped_by="length" if truncated else "<|im_end|>",

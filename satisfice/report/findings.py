@@ -80,8 +80,8 @@ def headline(summary: Summary) -> Headline:
 
 
 def percent(share: float | None, digits: int = 1) -> str:
-    """A share from 0 to 1 in percent; an en dash for None."""
-    return "–" if share is None else f"{_rounded(100 * share, digits):.{digits}f} %".replace("-", "−")
+    """A share from 0 to 1 in percent, which no line break tears apart; an en dash for None."""
+    return "–" if share is None else f"{_rounded(100 * share, digits):.{digits}f}\N{NO-BREAK SPACE}%".replace("-", "−")
 
 
 def points(difference: float | None, digits: int = 1) -> str:

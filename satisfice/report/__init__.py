@@ -1,0 +1,80 @@
+"""A run made readable: one page with the picture, the table and every trace, or one of its parts as a file."""
+
+import json
+from pathlib import Path
+
+from satisfice.measurement import summarise
+from satisfice.report.figures import accuracy_cost_figure, lengths_figure, to_png, to_svg
+from satisfice.report.findings import Headline, headline
+from satisfice.report.html_page import MAX_TRACES, page
+from satisfice.report.tables import markdown, to_csv
+from satisfice.run_folder import read_run, write_atomically
+
+__all__ = [
+    "FORMATS",
+    "Headline",
+    "accuracy_cost_figure",
+    "headline",
+    "lengths_figure",
+    "markdown",
+    "page",
+    "report",
+    "to_csv",
+    "to_png",
+    "to_svg",
+]
+
+FORMATS = {
+    "html": "report.html",
+    "md": "report.md",
+    "csv": "report.csv",
+    "png": "accuracy-cost.png",
+    "svg": "accuracy-cost.svg",
+    "json": "summary.json",
+}
+"""The formats of a report, and the file of each in the run folder."""
+
+
+def report(
+    run_folder: str | Path,
+    format: str = "html",
+    out: str | Path | None = None,
+    convention: str = "retained",
+    max_traces: int = MAX_TRACES,
+) -> Path:
+    """Write a report of a run, finished or not, and say where.
+
+    Args:
+        run_folder: the run.
+        format: one of `FORMATS`: the page, the table as Markdown, CSV or JSON, or the picture as PNG or SVG.
+        out: the file to write; by default the one that `FORMATS` names, in the run folder.
+        convention: the counting convention of cost, saving and Pareto front (`satisfice.trace.CONVENTIONS`).
+        max_traces: how many traces of each method the page holds at most.
+
+    Raises:
+        ValueError: there is no such format or convention, `max_traces` is below 1, there is no run, or a file of it
+            is damaged.
+    """
+    if format not in FORMATS:
+        raise ValueError(f"no report format {format!r}; use one of {', '.join(FORMATS)}")
+    if max_traces < 1:
+        raise ValueError(f"a page needs at least one trace of each method, not {max_traces}")
+    run = read_run(run_folder)
+    summary = summarise(run.config, run.traces, convention)
+    content: str | bytes
+    if format == "html":
+        content = page(run, summary, max_traces)
+    elif format == "md":
+        content = markdown(summary)
+    elif format == "csv":
+        content = to_csv(summary)
+    elif format == "png":
+        content = to_png(accuracy_cost_figure(summary))
+    elif format == "svg":
+        content = to_svg(accuracy_cost_figure(summary))
+    else:
+        content = json.dumps(summary.model_dump(), indent=2, ensure_ascii=False) + "\n"
+    path = Path(out) if out is not None else run.folder / FORMATS[format]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, content)
+    return path

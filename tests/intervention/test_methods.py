@@ -1,0 +1,392 @@
+"""The methods of the founding paper and its baselines, decision by decision, on a scripted engine."""
+
+import asyncio
+import dataclasses
+
+import pytest
+from intervention.scripted import ScriptedEngine, follow
+
+from satisfice.engines.base import Capability, EngineError, Sampling, require
+from satisfice.intervention import METHODS, MethodError, describe, parse_method
+from satisfice.intervention.controls import EndScaling
+from satisfice.lab.tokenizer import build_tokenizer
+from satisfice.problems import Problem
+from satisfice.thinking import Phase, ThinkingFormat
+
+PROBLEM = Problem("p", "Start with 1: a) +2. What is the result?", "3")
+GREEDY = Sampling(temperature=0, max_tokens=100)
+LONG = (
+    "<think>\na) 1+2=3\nSo 3.\n\nWait, let me check.\na) 1+2=3\nBefore 3, now 3. Yes.\n\n</think>\n\n"
+    "The answer is \\boxed{3}."
+)
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return build_tokenizer()
+
+
+def solve(engine, method, sampling=GREEDY, problem=PROBLEM, watch=None):
+    return asyncio.run(parse_method(method).solve(engine, problem, sampling, watch=watch))
+
+
+def tokens(tokenizer, text):
+    return len(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+# -- plain
+
+
+def test_plain_writes_one_response_and_counts_it(tokenizer):
+    engine = ScriptedEngine(tokenizer, follow(tokenizer, LONG))
+    trace = solve(engine, "plain")
+    assert trace.thinking.startswith("a) 1+2=3")
+    assert trace.answer == "\n\nThe answer is \\boxed{3}."
+    assert (trace.stop, trace.finished, trace.stopped_by) == ("marker", True, "<|end|>")
+    inside = LONG.partition("<think>\n")[2]
+    thinking = inside.partition("</think>")[0] + "</think>"
+    assert trace.cost.thinking_tokens == tokens(tokenizer, thinking)
+    assert trace.cost.thinking_tokens + trace.cost.answer_tokens == tokens(tokenizer, inside) + 1  # and the end
+    assert trace.cost.forced_tokens == trace.cost.probe_tokens == 0
+    assert trace.cost.prefilled_tokens == len(trace.prompt_ids) - 1
+    assert len(engine.calls) == 1
+
+
+def test_plain_cut_off_in_thinking_is_truncated(tokenizer):
+    engine = ScriptedEngine(tokenizer, follow(tokenizer, LONG))
+    trace = solve(engine, "plain", Sampling(temperature=0, max_tokens=10))
+    assert (trace.stop, trace.finished, trace.answer) == ("token limit", False, "")
+    assert trace.cost.thinking_tokens == 10
+
+
+def test_end_of_text_inside_thinking_is_an_ending_without_an_answer(tokenizer):
+    engine = ScriptedEngine(tokenizer, follow(tokenizer, "<think>\nSo 3."))
+    trace = solve(engine, "plain")
+    assert (trace.stop, trace.finished, trace.answer) == ("end of text", True, "")
+    assert trace.thinking == "So 3."
+
+
+def test_the_response_never_outgrows_the_context(tokenizer):
+    prompt = len(ThinkingFormat.detect(tokenizer).render(tokenizer, [{"role": "user", "content": PROBLEM.prompt}]).ids)
+    engine = ScriptedEngine(tokenizer, follow(tokenizer, LONG), context_length=prompt + 7)
+    trace = solve(engine, "plain")
+    assert len(trace.response_ids) == 7
+    assert not trace.finished
+
+
+# -- no-thinking
+
+
+def test_no_thinking_asks_the_template_where_it_has_a_switch(tokenizer):
+    engine = ScriptedEngine(tokenizer, follow(tokenizer, "<think>\n</think>\n\nThe answer is \\boxed{3}."))
+    trace = solve(engine, "no-thinking")
+    assert (trace.cost.thinking_tokens, trace.cost.forced_tokens) == (0, 0)
+    assert trace.thinking == ""
+    assert trace.answer == "The answer is \\boxed{3}."
+    assert trace.stop == "not opened"
+
+
+def test_no_thinking_writes_an_empty_thinking_where_the_template_has_no_switch():
+    tokenizer = build_tokenizer()
+    tokenizer.chat_template = tokenizer.chat_template.replace("enable_thinking is false", "false")
+    engine = ScriptedEngine(tokenizer, follow(tokenizer, "<think>\n</think>\n\nThe answer is \\boxed{3}."))
+    trace = solve(engine, "no-thinking")
+    assert trace.stop == "closed by method"
+    assert trace.cost.thinking_tokens == 1  # the marker alone: empty thinking needs no line break
+    assert trace.cost.forced_tokens == 2
+    assert trace.answer == "\n\nThe answer is \\boxed{3}."
+
+
+def test_no_thinking_with_a_prefill_writes_it_as_the_whole_thinking(tokenizer):
+    engine = ScriptedEngine(tokenizer, follow(tokenizer, "<think>\nSo 3.\n</think>\n\nThe answer is \\boxed{3}."))
+    trace = solve(engine, 'no-thinking:prefill="So 3."')
+    assert trace.thinking == "So 3.\n"
+    assert trace.answer.endswith("\\boxed{3}.")
+
+
+# -- temperature scaling
+
+
+def boundary(stop: float, go_on: float):
+    """At the end of each paragraph the model stops or goes on; else it repeats one paragraph."""
+
+    def script(text: str) -> dict[str, float]:
+        response = text.rpartition("<|assistant|>")[2]
+        if "</think>" in response:
+            return {"<|end|>": 1 - 1e-9}
+        if response.endswith("\n\n"):
+            return {"</think>": stop, "Wait": go_on}
+        if response.endswith("."):
+            return {"\n\n": 1 - 1e-9}
+        return {".": 1 - 1e-9}
+
+    return script
+
+
+def test_scripted_logits_are_negative_so_scaling_leaves_them_alone(tokenizer):
+    """Log-probabilities instead of raw logits: dividing them by T < 1 would make stopping less likely."""
+    engine = ScriptedEngine(tokenizer, boundary(0.3, 0.6))
+    assert solve(engine, "temperature-scaling:t=0.1").response_ids == solve(engine, "plain").response_ids
+
+
+def test_bias_stops_where_the_odds_say_so(tokenizer):
+    engine = ScriptedEngine(tokenizer, boundary(0.2, 0.7))
+    plain = solve(engine, "plain", Sampling(temperature=0, max_tokens=30))
+    assert plain.stop == "token limit"
+    # 0.2 e^1.2 < 0.7 < 0.2 e^1.3
+    low = solve(engine, "temperature-scaling:mode=bias,bias=1.2", Sampling(temperature=0, max_tokens=30))
+    high = solve(engine, "temperature-scaling:mode=bias,bias=1.3", Sampling(temperature=0, max_tokens=30))
+    assert low.response_ids == plain.response_ids
+    assert high.stop == "marker"
+    assert high.cost.thinking_tokens == 3  # ".", the blank line, the marker
+    assert high.cost.forced_tokens == 0
+
+
+def test_t_above_one_and_negative_bias_delay_the_end(tokenizer):
+    engine = ScriptedEngine(tokenizer, boundary(0.6, 0.3))
+    assert solve(engine, "plain").stop == "marker"
+    assert solve(engine, "temperature-scaling:mode=bias,bias=-1", Sampling(temperature=0, max_tokens=30)).stop == (
+        "token limit"
+    )
+
+
+def test_scaling_becomes_the_gain_of_the_control(tokenizer):
+    thinking = ThinkingFormat.detect(tokenizer)
+    assert parse_method("temperature-scaling:t=0.8").control(thinking) == EndScaling(gain=0.25)
+    assert parse_method("temperature-scaling:mode=bias,bias=2").control(thinking) == EndScaling(bias=2.0)
+
+
+def test_temperature_scaling_needs_an_engine_with_controls(tokenizer):
+    engine = ScriptedEngine(tokenizer, boundary(0.5, 0.4), without=[Capability.CONTROL])
+    method = parse_method("temperature-scaling")
+    with pytest.raises(EngineError, match="temperature-scaling needs control, which scripted does not offer"):
+        require(engine, method.needs, method.name)
+
+
+# -- budget forcing
+
+
+def test_a_budget_that_is_not_reached_changes_nothing(tokenizer):
+    engine = ScriptedEngine(tokenizer, follow(tokenizer, LONG))
+    free, capped = solve(engine, "plain"), solve(engine, "budget-forcing:max_thinking=90")
+    assert capped.response_ids == free.response_ids
+    assert capped.stop == "marker"
+    assert capped.cost.forced_tokens == 0
+
+
+def test_thinking_is_closed_at_the_cap_with_a_line_break_and_the_cue(tokenizer):
+    first = "<think>\na) 1+2=3\nSo 3."
+    closed = first + "\n</think>\n\nFinal Answer: "
+    engine = ScriptedEngine(tokenizer, follow(tokenizer, LONG, closed + "\\boxed{3}."))
+    cap = tokens(tokenizer, "a) 1+2=3\nSo 3.")
+    trace = solve(engine, f'budget-forcing:max_thinking={cap},cue="Final Answer: "')
+    assert trace.stop == "closed by method"
+    assert trace.thinking == "a) 1+2=3\nSo 3.\n"
+    assert trace.answer == "\n\nFinal Answer: \\boxed{3}."
+    assert trace.cost.forced_tokens == tokens(tokenizer, "\n</think>\n\nFinal Answer: ")
+    assert trace.cost.prefilled_tokens == len(trace.prompt_ids) - 1 + trace.cost.forced_tokens
+    assert [event.kind for event in trace.events] == ["closed"]
+
+
+def test_no_second_line_break_where_thinking_ends_with_one(tokenizer):
+    engine = ScriptedEngine(
+        tokenizer, follow(tokenizer, LONG, "<think>\na) 1+2=3\n</think>\n\nThe answer is \\boxed{3}.")
+    )
+    cap = tokens(tokenizer, "a) 1+2=3\n")
+    assert solve(engine, f"budget-forcing:max_thinking={cap}").thinking == "a) 1+2=3\n"
+
+
+def test_a_budget_of_zero_closes_empty_thinking(tokenizer):
+    engine = ScriptedEngine(tokenizer, follow(tokenizer, "<think>\n</think>\n\nThe answer is \\boxed{3}."))
+    trace = solve(engine, "budget-forcing:max_thinking=0")
+    assert trace.thinking == ""
+    assert trace.answer.endswith("\\boxed{3}.")
+    assert trace.cost.thinking_tokens == 1
+
+
+def test_ignored_endings_are_taken_back_and_waited_out(tokenizer):
+    start = "<think>\nSo 3.\n\n"
+    script = follow(
+        tokenizer,
+        start + "Wait, let me check.\n\nWait, let me verify.\n\n</think>\n\nThe answer is \\boxed{3}.",
+        start + "</think>",
+    )
+
+    def with_endings(text: str) -> dict[str, float]:
+        response = text.rpartition("<|assistant|>")[2]
+        ends = response == start or response == start + "Wait, let me check.\n\n"
+        return {"</think>": 1 - 1e-9} if ends else script(text)
+
+    engine = ScriptedEngine(tokenizer, with_endings)
+    trace = solve(engine, "budget-forcing:ignore=2")
+    assert trace.thinking == "So 3.\n\nWait, let me check.\n\nWait, let me verify.\n\n"
+    assert trace.answer.endswith("\\boxed{3}.")
+    assert [event.detail["round"] for event in trace.events] == [1, 2]
+    assert trace.cost.probe_tokens == 2  # the two markers that were written and taken back
+    assert trace.cost.forced_tokens == 2
+    assert trace.stop == "marker"
+
+
+def test_every_round_gets_what_is_left_of_the_budget(tokenizer):
+    def always_ending(text: str) -> dict[str, float]:
+        response = text.rpartition("<|assistant|>")[2]
+        if "</think>" in response:
+            return {"<|end|>": 1 - 1e-9}
+        return {"</think>": 1 - 1e-9} if response.endswith(". ") else {". ": 1 - 1e-9}
+
+    engine = ScriptedEngine(tokenizer, always_ending)
+    trace = solve(engine, "budget-forcing:max_thinking=5,ignore=100")
+    # ". Wait. Wait." and no more: the cap counts all rounds together, forced words included.
+    assert trace.thinking == ". Wait. Wait. \n" or trace.thinking == ". Wait. Wait. "
+    limits = [sampling.max_tokens for _, sampling, _ in engine.calls]
+    assert limits[:3] == [5, 3, 1]
+    assert trace.stop == "closed by method"
+
+
+def test_end_of_text_in_thinking_becomes_an_answer(tokenizer):
+    engine = ScriptedEngine(
+        tokenizer, follow(tokenizer, "<think>\nSo 3.", "<think>\nSo 3.\n</think>\n\nThe answer is \\boxed{3}.")
+    )
+    script = engine.script
+
+    def ending(text: str) -> dict[str, float]:
+        return {"<|end|>": 1 - 1e-9} if text.endswith("So 3.") else script(text)
+
+    engine.script = ending
+    trace = solve(engine, "budget-forcing:max_thinking=50")
+    assert trace.answer.endswith("\\boxed{3}.")
+    assert trace.stop == "closed by method"
+
+
+def test_a_response_without_thinking_is_left_alone(tokenizer):
+    thinking = ThinkingFormat("other", "<|user|>", "Therefore", "<|user|>", "Therefore")
+    engine = ScriptedEngine(tokenizer, follow(tokenizer, "<think>\nThe answer is \\boxed{3}."), thinking=thinking)
+    trace = solve(engine, "budget-forcing:max_thinking=50,ignore=3")
+    assert trace.stop == "not opened"
+    assert trace.answer == "The answer is \\boxed{3}."
+    assert trace.cost.forced_tokens == 0
+
+
+def test_no_room_for_an_answer_is_a_truncated_response(tokenizer):
+    engine = ScriptedEngine(tokenizer, follow(tokenizer, LONG))
+    trace = solve(engine, "budget-forcing:max_thinking=12", Sampling(temperature=0, max_tokens=12))
+    assert not trace.finished
+    assert len(trace.response_ids) == 12
+
+
+# -- what all methods share
+
+
+def test_watch_sees_the_retained_text_in_its_phases(tokenizer):
+    engine = ScriptedEngine(tokenizer, follow(tokenizer, LONG))
+    seen: list[tuple[Phase, str]] = []
+    trace = solve(engine, "plain", watch=lambda phase, text: seen.append((phase, text)))
+    assert "".join(text for _, text in seen) == f"{trace.thinking}</think>{trace.answer}"
+    assert "".join(text for phase, text in seen if phase is Phase.ANSWER) == trace.answer
+
+
+@pytest.mark.parametrize(
+    "spelled",
+    [
+        "plain",
+        "temperature-scaling:t=0.85",
+        "temperature-scaling:mode=bias,bias=2.5",
+        'budget-forcing:max_thinking=512,cue="Final Answer:\\n"',
+        'budget-forcing:ignore=2,wait="Hmm, no: \\"wait\\""',
+        "budget-forcing:wait=ü",
+    ],
+)
+def test_spelling_round_trips(spelled):
+    method = parse_method(spelled)
+    assert parse_method(str(method)) == method
+    assert str(parse_method(str(method))) == str(method)
+
+
+@pytest.mark.parametrize(
+    ("spelled", "message"),
+    [
+        ("temprature-scaling", "did you mean 'temperature-scaling'"),
+        ("zzz", "there is no method 'zzz'; `satisfice methods`"),
+        ("plain:t=1", "plain has no parameter 't'; it has none"),
+        ("temperature-scaling:tt=1", "did you mean 't'"),
+        ("temperature-scaling:t=abc", "t cannot be 'abc'"),
+        ("temperature-scaling:t=0", "must be above 0"),
+        ("temperature-scaling:bias=2", "mode=bias only"),
+        ("temperature-scaling:mode=bias", "needs a bias"),
+        ("temperature-scaling:mode=other", "mode cannot be 'other'"),
+        ("budget-forcing:max_thinking=-1", "must be 0 or more"),
+        ("budget-forcing:max_thinking=1.5", "max_thinking cannot be '1.5'"),
+        ("budget-forcing:ignore=1,wait=", "wait is empty"),
+        ("budget-forcing:512", "cannot read '512'"),
+    ],
+)
+def test_bad_spelling_is_one_clear_sentence(spelled, message):
+    with pytest.raises(MethodError) as caught:
+        parse_method(spelled)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_every_method_describes_itself():
+    for kind in METHODS.values():
+        described = describe(kind)
+        assert described["summary"]
+        assert [parameter["name"] for parameter in described["parameters"]] == [
+            parameter.name for parameter in dataclasses.fields(kind)
+        ]
+        assert all(parameter["meaning"] for parameter in described["parameters"]), kind.name
+
+
+# -- forks and composition
+
+
+def test_forks_cost_as_branches_unless_adopted(tokenizer):
+    from satisfice.intervention import Draft
+
+    engine = ScriptedEngine(tokenizer, follow(tokenizer, LONG))
+
+    async def fork_twice():
+        draft = Draft(engine, PROBLEM, GREEDY, method="two")
+        await draft.write(max_tokens=5)
+        first, second = draft.fork(0), draft.fork(1)
+        assert first.sampling.seed == GREEDY.seed != second.sampling.seed
+        await first.write(max_tokens=4)
+        await second.write()
+        draft.adopt(second)
+        return draft.trace()
+
+    trace = asyncio.run(fork_twice())
+    assert trace.answer.endswith("\\boxed{3}.")
+    assert trace.cost.branch_tokens == 4
+    assert trace.cost.retained_tokens == len(trace.response_ids)
+    assert trace.cost.forward_passes == len(trace.response_ids) + 4
+    assert trace.cost.prefilled_tokens == len(trace.prompt_ids) - 1
+
+
+def test_a_control_acts_inside_a_strategy(tokenizer):
+    engine = ScriptedEngine(tokenizer, boundary(0.2, 0.7))
+    joined = "budget-forcing:max_thinking=20+temperature-scaling:mode=bias,bias=2"
+    assert str(parse_method(joined)) == joined
+    assert parse_method(joined).needs == {Capability.CONTROL}
+    trace = solve(engine, joined)
+    assert (trace.stop, trace.cost.thinking_tokens) == ("marker", 3)
+    assert solve(engine, "budget-forcing:max_thinking=20").stop == "closed by method"
+
+
+@pytest.mark.parametrize(
+    ("spelled", "message"),
+    [
+        ("plain+temperature-scaling", "that is temperature-scaling alone"),
+        ("no-thinking+temperature-scaling", "no thinking to act on"),
+        ("temperature-scaling+budget-forcing", "edits no logits"),
+        ("temperature-scaling+temperature-scaling", "a control itself"),
+        ("budget-forcing+temperature-scaling+temperature-scaling", "at most one strategy"),
+    ],
+)
+def test_parts_that_do_not_fit_are_refused_with_a_reason(spelled, message):
+    with pytest.raises(MethodError, match=message):
+        parse_method(spelled)
+
+
+def test_a_plus_sign_in_quotes_is_text():
+    assert parse_method('budget-forcing:cue="a +b"').cue == "a +b"

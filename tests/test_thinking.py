@@ -1,0 +1,720 @@
+"""Markers against tokenizers that cut them differently: byte-level BPE, sentencepiece-like BPE, the lab's words.
+
+The chat templates are minimal ones of our own that begin a response in the way of the family they are named after.
+"""
+
+import functools
+import itertools
+import json
+import random
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
+
+from satisfice.lab.tokenizer import build_tokenizer
+from satisfice.thinking import (
+    FAMILIES,
+    MarkerAutomaton,
+    Phase,
+    Split,
+    ThinkingFormat,
+    ThinkingTracker,
+    UnknownThinkingFormat,
+    _compile,
+    decode,
+    encode_after,
+    token_bytes,
+)
+
+BEFORE, THINKING, ANSWER = Phase.BEFORE, Phase.THINKING, Phase.ANSWER
+TAGS = FAMILIES["think-tags"]
+
+# The first example pays for training a tokenizer, so a deadline would tell nothing.
+reproducible = settings(deadline=None, derandomize=True)
+
+# -- tokenizers: trained on lines in which the markers have neighbours, so that BPE merges across their edges
+
+LINES = [
+    "<think>\nOkay, so 6 times 7 is 42.\n\nWait, let me check.\n</think>\n\nThe answer is 42.\n",
+    "So 6 * 7 = 42.\n</b>\n</p>\n",
+    "naïve café ← Größe\n",
+] * 3
+ALPHABET = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789<>/[]|_.,=*"
+
+
+def trained(tokenizer: Tokenizer, lines: list[str], size: int, alphabet: list[str]) -> tuple[dict[str, int], list]:
+    trainer = trainers.BpeTrainer(vocab_size=size, initial_alphabet=alphabet, show_progress=False)
+    tokenizer.train_from_iterator(lines, trainer)
+    model = json.loads(tokenizer.to_str())["model"]
+    return model["vocab"], model["merges"]
+
+
+def wrap(
+    tokenizer: Tokenizer, special: tuple[str, ...], template: str | None, **options: str
+) -> PreTrainedTokenizerFast:
+    tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in special])
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, chat_template=template, **options)
+
+
+@functools.cache
+def byte_level(special: tuple[str, ...] = (), template: str | None = None) -> PreTrainedTokenizerFast:
+    """Like Qwen, Llama 3 or gpt-oss: BPE over bytes."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trained(tokenizer, LINES, 330, pre_tokenizers.ByteLevel.alphabet())
+    return wrap(tokenizer, special, template)
+
+
+@functools.cache
+def sentencepiece(
+    style: str, special: tuple[str, ...] = (), template: str | None = None, bos: bool = False
+) -> PreTrainedTokenizerFast:
+    """Like Llama 2 or Mistral 7B: a space is part of the word behind it, unknown characters fall back to bytes."""
+    lines = [line.replace("\n", " ").replace(" ", "▁") for line in LINES]
+    vocabulary, merges = trained(Tokenizer(models.BPE()), lines, 200, list(ALPHABET))
+    pieces = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    pieces += sorted(vocabulary, key=vocabulary.__getitem__)
+    model = models.BPE(
+        {piece: index for index, piece in enumerate(pieces)},
+        [tuple(merge) for merge in merges],
+        byte_fallback=True,
+        unk_token="<unk>",
+    )
+    tokenizer = Tokenizer(model)
+    if style == "legacy":
+        tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    else:
+        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=style, split=False)
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    if bos:
+        tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    return wrap(tokenizer, special, template, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+
+
+@functools.cache
+def lab() -> PreTrainedTokenizerFast:
+    return build_tokenizer()
+
+
+TOKENIZERS = {
+    "bytes": byte_level,
+    "bytes, markers added": lambda: byte_level(("<think>", "</think>")),
+    "sentencepiece": lambda: sentencepiece("first"),
+    "sentencepiece, legacy": lambda: sentencepiece("legacy"),
+    "sentencepiece, markers added": lambda: sentencepiece("legacy", ("<think>", "</think>")),
+    "lab": lab,
+}
+each_tokenizer = pytest.mark.parametrize("tokenizer_name", TOKENIZERS)
+
+
+def encode(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def chat(generation: str, before: str = "") -> str:
+    """A chat template that begins a response with `generation`."""
+    return (
+        before + "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}<|eot|>{% endfor %}"
+        "{% if add_generation_prompt %}" + generation + "{% endif %}"
+    )
+
+
+def user(text: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": text}]
+
+
+# -- the families
+
+THINK = ("<think>", "</think>")
+CHATML = ("<|im_start|>", "<|im_end|>")
+R1 = ("<｜User｜>", "<｜Assistant｜>", *THINK)
+HARMONY = ("<|start|>", "<|end|>", "<|message|>", "<|channel|>", "<|return|>")
+MISTRAL = ("[INST]", "[/INST]", "[THINK]", "[/THINK]")
+OFF = "enable_thinking is defined and not enable_thinking"
+
+# name: special tokens, template, model name; the family; the phase at the end of a prompt, thinking on and off
+MODELS = {
+    "R1 distill": (
+        R1, chat("{{ '<｜Assistant｜><think>\\n' }}"), "", "think-tags", THINKING, THINKING,
+    ),
+    "R1 distill, first template": (R1, chat("<｜Assistant｜>"), "", "think-tags", THINKING, BEFORE),
+    "Qwen3": (
+        (*CHATML, *THINK),
+        chat("<|im_start|>assistant\n{% if " + OFF + " %}{{ '<think>\\n\\n</think>\\n\\n' }}{% endif %}"),
+        "Qwen/Qwen3-1.7B", "think-tags", BEFORE, ANSWER,
+    ),
+    "Qwen3.5": (
+        (*CHATML, *THINK),
+        chat("<|im_start|>assistant\n<think>\n{% if " + OFF + " %}{{ '\\n</think>\\n\\n' }}{% endif %}"),
+        "", "think-tags", THINKING, ANSWER,
+    ),
+    "QwQ": (CHATML, chat("{{ '<|im_start|>assistant\\n<think>\\n' }}", "{# cuts at </think> #}"), "Qwen/QwQ-32B",
+            "think-tags", THINKING, THINKING),
+    "SmolLM3": (
+        (*CHATML, *THINK),
+        chat(
+            "{{ '<|im_start|>assistant\\n' }}{% if not enable_thinking %}{{ '<think>\\n\\n</think>\\n' }}{% endif %}",
+            "{% if enable_thinking is not defined %}{% set enable_thinking = true %}{% endif %}"
+            "reasoning mode: {{ '/think' if enable_thinking else '/no_think' }}",
+        ),
+        "HuggingFaceTB/SmolLM3-3B", "think-tags", BEFORE, ANSWER,
+    ),
+    "off unless switched on": (
+        THINK, chat("<|assistant|>{{ '<think>' if enable_thinking | default(false) else '</think>' }}"), "",
+        "think-tags", THINKING, ANSWER,
+    ),
+    "the switch's other name": (
+        THINK, chat("<|assistant|>{{ '<think>' if thinking | default(false) else '</think>' }}"), "",
+        "think-tags", THINKING, ANSWER,
+    ),
+    "s1": (CHATML, chat("{{ '<|im_start|>assistant\\n' }}"), "simplescaling/s1-32B", "s1", THINKING, BEFORE),
+    "s1.1": (CHATML, chat("{{ '<|im_start|>assistant\\n' }}"), "/models/s1.1-7B", "s1", THINKING, BEFORE),
+    "Magistral": (
+        MISTRAL,
+        "[SYSTEM_PROMPT]Draft first: [THINK]a draft[/THINK]the answer.[/SYSTEM_PROMPT]"
+        "{% for message in messages %}[INST]{{ message['content'] }}[/INST]{% endfor %}",
+        "mistralai/Magistral-Small-2509", "magistral", BEFORE, BEFORE,
+    ),
+    "gpt-oss": (
+        HARMONY,
+        "{% for message in messages %}<|start|>user<|message|>{{ message['content'] }}<|end|>{% endfor %}"
+        "{% if add_generation_prompt %}<|start|>assistant{% endif %}",
+        "openai/gpt-oss-20b", "gpt-oss", BEFORE, BEFORE,
+    ),
+    "Gemma 4": (
+        ("<|channel>", "<channel|>", "<|turn>", "<turn|>"),
+        "{% for message in messages %}<|turn>user\n{{ message['content'] | trim }}<turn|>\n{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|turn>model\\n' }}"
+        "{% if not enable_thinking | default(false) %}{{ '<|channel>thought\\n<channel|>' }}{% endif %}{% endif %}",
+        "", "gemma-4", BEFORE, ANSWER,
+    ),
+    "Seed-OSS": (("<seed:think>", "</seed:think>"), chat("assistant\n"), "", "seed-oss", BEFORE, BEFORE),
+    "EXAONE Deep": ((), chat("{{ '[|assistant|]<thought>\\n' }}", "{# </thought> #}"), "", "exaone-deep", THINKING,
+                    THINKING),
+}  # fmt: skip
+each_model = pytest.mark.parametrize("model", MODELS)
+
+
+@functools.cache
+def load(model: str) -> tuple[PreTrainedTokenizerFast, ThinkingFormat]:
+    if model == "lab":
+        return lab(), ThinkingFormat.detect(lab())
+    special, template, name, *_ = MODELS[model]
+    return byte_level(special, template), ThinkingFormat.detect(byte_level(special, template), name)
+
+
+@each_model
+def test_detects_the_family(model: str) -> None:
+    assert load(model)[1].name == MODELS[model][3]
+
+
+def test_detects_the_lab() -> None:
+    assert ThinkingFormat.detect(build_tokenizer()) == TAGS
+
+
+def test_detects_from_one_of_several_named_templates() -> None:
+    tokenizer = byte_level((), chat("<|assistant|><think>"))
+    several = PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer)
+    several.chat_template = {"default": chat("<|assistant|><think>", "{# </think> #}"), "tool_use": "tools"}
+    assert ThinkingFormat.detect(several).name == "think-tags"
+    assert TAGS.automaton(several).phase(TAGS.render(several, user("hi")).state) is THINKING
+
+
+def test_a_name_finds_s1_only_with_its_token() -> None:
+    assert ThinkingFormat.detect(byte_level(THINK), "outputs/s1-run").name == "think-tags"
+    with pytest.raises(UnknownThinkingFormat):
+        ThinkingFormat.detect(byte_level(), "outputs/s1-run")
+
+
+@pytest.mark.parametrize("name", ["Qwen/Qwen2.5-1.5B-Instruct", "user/qwens1-7B", ""])
+def test_a_chat_model_that_does_not_think_is_unknown_and_the_message_shows_what_to_pass(name: str) -> None:
+    tokenizer = byte_level(CHATML, chat("{{ '<|im_start|>assistant\\n' }}"))
+    with pytest.raises(UnknownThinkingFormat) as error:
+        ThinkingFormat.detect(tokenizer, name)
+    message = str(error.value)
+    assert (name or "this model") in message
+    assert "--thinking-format '<think>,</think>'" in message
+    assert "ThinkingFormat.custom('<think>', '</think>')" in message
+    assert all(family in message for family in FAMILIES)
+
+
+def test_custom_and_parse() -> None:
+    given_by_hand = ThinkingFormat.custom("<r>", "</r>")
+    assert given_by_hand == ThinkingFormat.parse("<r>,</r>") == ThinkingFormat.parse(" <r>, </r> ")
+    assert (given_by_hand.name, given_by_hand.opening, given_by_hand.closing) == ("custom", "<r>\n", "</r>\n\n")
+    assert given_by_hand.force_open
+    assert not ThinkingFormat.custom("<r>", "</r>", force_open=False).force_open
+    assert ThinkingFormat.parse("s1") is FAMILIES["s1"]
+
+
+@pytest.mark.parametrize(("open_marker", "close_marker"), [("", "b"), ("a", ""), ("a", "a"), ("ab", "b"), ("a", "ab")])
+def test_markers_that_cannot_be_told_apart_are_refused(open_marker: str, close_marker: str) -> None:
+    with pytest.raises(ValueError, match="neither contains the other"):
+        ThinkingFormat.custom(open_marker, close_marker)
+
+
+def test_parse_refuses_what_is_no_format() -> None:
+    with pytest.raises(ValueError, match=r"'qwen9'.*think-tags.*'<think>,</think>'"):
+        ThinkingFormat.parse("qwen9")
+    with pytest.raises(ValueError, match="non-empty"):
+        ThinkingFormat.parse("<think>,")
+
+
+# -- prompts
+
+
+@each_model
+@pytest.mark.parametrize("thinking", [True, False])
+@pytest.mark.parametrize("adds", ["", "{marker}", " {marker} \n", "a {open} b {close} c"])
+def test_phase_at_the_end_of_a_prompt_whatever_the_user_wrote(model: str, thinking: bool, adds: str) -> None:
+    tokenizer, form = load(model)
+    text = "What is 6 * 7?" + adds.format(marker=form.close, open=form.open, close=form.close)
+    prompt = form.render(tokenizer, user(text), thinking=thinking)
+    assert form.automaton(tokenizer).phase(prompt.state) is MODELS[model][4 if thinking else 5]
+    assert text.strip() in prompt.text
+    assert decode(tokenizer, prompt.ids) == prompt.text
+    assert "satisfice" not in prompt.text
+
+
+@pytest.mark.parametrize("thinking", [True, False])
+def test_phase_at_the_end_of_a_lab_prompt(thinking: bool) -> None:
+    prompt = TAGS.render(lab(), user("Start with 3. What is the result?"), thinking=thinking)
+    assert TAGS.automaton(lab()).phase(prompt.state) is (THINKING if thinking else ANSWER)
+    assert prompt.text.endswith("<think>\n" if thinking else "<think>\n</think>\n\n")
+
+
+def test_opens_thinking_where_the_template_of_a_distilled_r1_does_not() -> None:
+    for model in ("R1 distill", "R1 distill, first template"):
+        tokenizer, form = load(model)
+        prompt = form.render(tokenizer, user("hi"))
+        assert prompt.text.endswith("<｜Assistant｜><think>\n")
+        assert prompt.text.count("<think>") == 1
+        assert prompt.state == form.automaton(tokenizer).run_text("\n", form.automaton(tokenizer).thinking_state)
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        # ends a conversation without a response in another way
+        "{% for message in messages %}{{ message['content'] }}<|eot|>{% endfor %}"
+        "{% if add_generation_prompt %}<|assistant|><think>{% else %}<|endoftext|>{% endif %}",
+        # begins a response whether asked to or not
+        "{% for message in messages %}{{ message['content'] }}<|eot|>{% endfor %}<|assistant|><think>",
+        # trims
+        "{% for message in messages %}{{ message['content'] | trim }}{% endfor %}"
+        "{% if add_generation_prompt %}<think>{% endif %}",
+    ],
+)
+@pytest.mark.parametrize("content", ["", "a", "a</think> ", "<", "<|assistant|><think>"])
+def test_reads_the_beginning_of_the_response_from_any_template(template: str, content: str) -> None:
+    tokenizer = byte_level(THINK, template)
+    prompt = TAGS.render(tokenizer, user(content))
+    assert TAGS.automaton(tokenizer).phase(prompt.state) is THINKING
+
+
+def test_markers_of_earlier_turns_change_nothing() -> None:
+    tokenizer, form = load("Qwen3")
+    turns = [
+        {"role": "system", "content": "Think between <think> and </think>."},
+        *user("1 + 1?"),
+        {"role": "assistant", "content": "<think>\nhm\n</think>\n\n2"},
+        *user("And 2 + 2?"),
+    ]
+    assert form.render(tokenizer, turns).state == form.render(tokenizer, user("hi")).state
+
+
+def test_prompt_without_a_chat_template() -> None:
+    tokenizer = byte_level()
+    prompt = TAGS.render(tokenizer, user("6 * 7 </think>"))
+    assert prompt.text == "6 * 7 </think>\n\n"
+    assert TAGS.automaton(tokenizer).phase(prompt.state) is BEFORE
+    forced = ThinkingFormat.custom("<r>", "</r>")
+    prompt = forced.render(tokenizer, user("6 * 7"))
+    assert prompt.text == "6 * 7\n\n<r>\n"
+    assert forced.automaton(tokenizer).phase(prompt.state) is THINKING
+    assert forced.render(tokenizer, user("6 * 7"), thinking=False).text == "6 * 7\n\n"
+
+
+def test_prompt_without_a_chat_template_begins_as_the_tokenizer_begins_a_text() -> None:
+    assert TAGS.render(sentencepiece("first"), user("6 * 7")).text == "6 * 7\n\n"
+    prompt = TAGS.render(sentencepiece("first", bos=True), user("6 * 7"))
+    assert prompt.text == "<s>6 * 7\n\n"
+    assert prompt.ids[0] == 1
+    assert prompt.ids.count(1) == 1
+
+
+# -- responses
+
+
+def response_ids(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
+    return encode_after(tokenizer, text)
+
+
+@pytest.mark.parametrize(
+    ("model", "response", "thinking", "answer"),
+    [
+        ("R1 distill", "So 42.\n</think>\n\n42", "So 42.\n", "\n\n42"),
+        ("Qwen3", "<think>\nSo 42.\n</think>\n\n42", "\nSo 42.\n", "\n\n42"),
+        ("Magistral", "[THINK]So 42.[/THINK]42", "So 42.", "42"),
+        ("s1", "So 42.\n<|im_start|>answer\n42", "So 42.\n", "\n42"),
+        (
+            "gpt-oss",
+            "<|channel|>analysis<|message|>So 42.<|end|><|start|>assistant<|channel|>final<|message|>42<|return|>",
+            "So 42.",
+            "42<|return|>",
+        ),
+        ("Gemma 4", "<|channel>thought\nSo 42.\n<channel|>42", "\nSo 42.\n", "42"),
+        # nothing before the answer: the closing marker began in the prompt
+        ("gpt-oss", "<|channel|>final<|message|>42<|return|>", "", "42<|return|>"),
+        ("lab", "So 40+2=42.\n</think>\n\nThe answer is 42", "So 40+2=42.\n", "\n\nThe answer is 42"),
+    ],
+)
+def test_splits_the_response_of_each_family(model: str, response: str, thinking: str, answer: str) -> None:
+    tokenizer, form = load(model)
+    prompt = form.render(tokenizer, user("6*7"))
+    ids = response_ids(tokenizer, response)
+    split = form.split(tokenizer, ids, prompt.state)
+    assert (split.thinking, split.answer, split.phase) == (thinking, answer, ANSWER)
+    assert split.span[0] == 0
+    assert decode(tokenizer, ids[split.span[1] :]) in answer
+
+
+def test_splits_without_thinking() -> None:
+    tokenizer, form = load("Qwen3")
+    off = form.render(tokenizer, user("6*7"), thinking=False).state
+    ids = encode(tokenizer, "42, as </think> says")
+    assert form.split(tokenizer, ids, off) == Split((0, 0), "", "42, as </think> says", ANSWER)
+    assert form.split(tokenizer, encode(tokenizer, "Just 42.")) == Split((0, 0), "", "Just 42.", BEFORE)
+    assert form.split(tokenizer, []) == Split((0, 0), "", "", BEFORE)
+
+
+@each_tokenizer
+def test_a_marker_that_never_comes(tokenizer_name: str) -> None:
+    tokenizer = TOKENIZERS[tokenizer_name]()
+    opened = TAGS.automaton(tokenizer).thinking_state
+    ids = response_ids(tokenizer, "So 42. </thi")
+    split = TAGS.split(tokenizer, ids, opened)
+    assert (split.span, split.answer, split.phase) == ((0, len(ids)), "", THINKING)
+    assert split.thinking == decode(tokenizer, ids)
+
+
+@each_tokenizer
+def test_only_the_first_closing_counts(tokenizer_name: str) -> None:
+    tokenizer = TOKENIZERS[tokenizer_name]()
+    opened = TAGS.automaton(tokenizer).thinking_state
+    first, second = response_ids(tokenizer, "So 42</think>"), response_ids(tokenizer, " 42</think> 42")
+    split = TAGS.split(tokenizer, first + second, opened)
+    assert split.span == (0, len(first))
+    assert split.thinking == decode(tokenizer, first).removesuffix("</think>")
+    assert split.answer.count("</think>") == 1
+    assert split.phase is ANSWER
+
+
+@each_tokenizer
+def test_empty_thinking(tokenizer_name: str) -> None:
+    tokenizer = TOKENIZERS[tokenizer_name]()
+    ids = response_ids(tokenizer, "<think></think>42")
+    split = TAGS.split(tokenizer, ids)
+    assert (split.thinking.strip(), split.answer.strip(), split.phase) == ("", "42", ANSWER)
+    opened = TAGS.automaton(tokenizer).thinking_state
+    split = TAGS.split(tokenizer, response_ids(tokenizer, "</think>42"), opened)
+    assert (split.thinking, split.answer.strip()) == ("", "42")
+    assert split.span[1] > 0
+
+
+def test_text_before_the_opening_marker_is_thinking() -> None:
+    split = TAGS.split(byte_level(), encode(byte_level(), "Hm. <think>So 42.</think>42"))
+    assert (split.thinking, split.answer) == ("Hm. So 42.", "42")
+    split = TAGS.split(byte_level(), encode(byte_level(), "Hm. <think>So"))
+    assert (split.thinking, split.answer, split.phase) == ("Hm. So", "", THINKING)
+
+
+def test_a_closing_marker_without_an_opening_one_ends_thinking() -> None:
+    ids = encode(byte_level(), "So 42.</think>42<think>")
+    split = TAGS.split(byte_level(), ids)
+    assert (split.thinking, split.answer, split.phase) == ("So 42.", "42<think>", ANSWER)
+
+
+def test_a_marker_that_is_merged_with_its_neighbours() -> None:
+    tokenizer = byte_level()
+    names = tokenizer.convert_ids_to_tokens(encode(tokenizer, "42.\n</think>\n\nThe"))
+    merged = next(name for name in names if "think>Ċ" in name)  # the end of the marker and a line break
+    split = TAGS.split(tokenizer, encode(tokenizer, "42.\n</think>\n\nThe"), TAGS.automaton(tokenizer).thinking_state)
+    assert split.span == (0, names.index(merged) + 1)
+    assert (split.thinking, split.answer) == ("42.\n", "\n\nThe")
+
+
+def test_a_token_that_holds_a_whole_marker_and_both_neighbours() -> None:
+    pieces = [b"x\n</think>\n\ny</think>", b"<think>z</think>42", b"</think>\n<think>", b"y"]
+    automaton = _compile(b"<think>", b"</think>", pieces)
+    assert automaton.phase(automaton.step(automaton.thinking_state, 0)) is ANSWER
+    assert automaton.phase(automaton.step(0, 1)) is ANSWER
+    assert automaton.phase(automaton.step(0, 2)) is ANSWER
+    tracker = ThinkingTracker(automaton, automaton.thinking_state)
+    assert [tracker.push(token) for token in (3, 0, 3)] == [THINKING, ANSWER, ANSWER]
+    assert (tracker.end, tracker.span, tracker.position) == (2, (0, 2), 3)
+
+
+def test_tracker_attributes_from_each_beginning() -> None:
+    tokenizer, form = load("Qwen3")
+    automaton = form.automaton(tokenizer)
+    tracker = ThinkingTracker(automaton)
+    seen = []
+    for token in encode(tokenizer, "<think>ab</think>c"):
+        tracker.push(token)
+        seen.append((tracker.phase, tracker.span, tracker.end))
+    assert seen[0] == (THINKING, (0, 1), None)
+    assert seen[-2:] == [(ANSWER, (0, len(seen) - 1), len(seen) - 1)] * 2
+    closed = ThinkingTracker(automaton, automaton.answer_state)
+    closed.push(encode(tokenizer, "</think>")[0])
+    assert (closed.phase, closed.span, closed.end, closed.position) == (ANSWER, (0, 0), 0, 1)
+
+
+# -- closing thinking by force
+
+
+@each_tokenizer
+@pytest.mark.parametrize(
+    ("so_far", "written"),
+    [("", "</think>\n\n"), ("So 42.\n", "</think>\n\n"), ("So 42.", "\n</think>\n\n"), ("So 42.\n ", "\n</think>\n\n")],
+)
+def test_a_forced_close_begins_a_new_line_and_only_one(tokenizer_name: str, so_far: str, written: str) -> None:
+    tokenizer = TOKENIZERS[tokenizer_name]()
+    of_token = token_bytes(tokenizer)
+    ids = TAGS.forced_close(tokenizer, so_far)
+    assert ids == encode_after(tokenizer, written)
+    begins = b"".join(of_token[token] for token in ids)
+    assert begins.startswith(written.rstrip().encode())  # no space that a tokenizer puts before a text
+    assert TAGS.automaton(tokenizer).phase(TAGS.automaton(tokenizer).run(ids)) is ANSWER
+
+
+@each_tokenizer
+def test_a_forced_close_with_a_cue_splits_again(tokenizer_name: str) -> None:
+    tokenizer = TOKENIZERS[tokenizer_name]()
+    cue = "The answer is "
+    ids = response_ids(tokenizer, "So 42") + TAGS.forced_close(tokenizer, "So 42", cue)
+    split = TAGS.split(tokenizer, ids, TAGS.automaton(tokenizer).thinking_state)
+    assert split.thinking.strip(" ") == "So 42\n"
+    assert split.answer.strip() == cue.strip()
+
+
+def test_formats_without_line_breaks_get_none() -> None:
+    tokenizer, form = load("Magistral")
+    assert decode(tokenizer, form.forced_close(tokenizer, "So 42", "42")) == "[/THINK]42"
+    tokenizer, form = load("gpt-oss")
+    assert decode(tokenizer, form.forced_close(tokenizer, "So 42")) == form.close
+
+
+def test_close_ids_are_those_that_a_response_is_made_of() -> None:
+    assert len(TAGS.close_ids(byte_level(THINK))) == 1
+    assert len(TAGS.close_ids(byte_level())) > 1
+    for style in ("first", "legacy"):
+        tokenizer = sentencepiece(style)
+        ids = TAGS.close_ids(tokenizer)
+        assert "▁" not in tokenizer.convert_ids_to_tokens(ids)[0]
+        within = encode(tokenizer, "x</think>")
+        assert within[-len(ids) :] == ids
+
+
+def test_encode_after_falls_back_where_the_text_merges_with_what_stands_before() -> None:
+    assert decode(lab(), encode_after(lab(), "7")) == "7"  # "07" is no token of the lab, yet one match of its pattern
+
+
+# -- the table of tokens
+
+
+@each_tokenizer
+def test_token_bytes_are_what_decoding_writes(tokenizer_name: str) -> None:
+    tokenizer = TOKENIZERS[tokenizer_name]()
+    of_token = token_bytes(tokenizer)
+    assert len(of_token) == len(tokenizer)
+    text = "So 42.\n</think>\n\n<think>The answer is 4 naïve 😀"
+    ids = encode(tokenizer, text)
+    assert b"".join(of_token[token] for token in ids).decode().removeprefix(" ") == decode(tokenizer, ids)
+
+
+@reproducible
+@given(st.data())
+def test_token_bytes_of_any_ids_are_what_decoding_writes(data: st.DataObject) -> None:
+    # added tokens may hold characters that byte-level BPE gives another meaning, or none
+    tokenizer = byte_level(("<think>", "<｜end▁of▁sentence｜>", "<a b>", "<0x41>"))
+    of_token = token_bytes(tokenizer)
+    any_id, added = st.integers(0, len(tokenizer) - 1), st.integers(len(tokenizer) - 4, len(tokenizer) - 1)
+    ids = data.draw(st.lists(any_id | added, max_size=20))
+    written = b"".join(of_token[token] for token in ids)
+    assert written.decode(errors="replace") == decode(tokenizer, ids)
+
+
+def test_ids_that_stand_for_no_text_change_nothing() -> None:
+    words = Tokenizer(models.WordLevel({"a": 0, "</think>": 5}, unk_token="a"))
+    words.decoder = decoders.Fuse()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words)
+    assert token_bytes(tokenizer) == [b"a", b"", b"", b"", b"", b"</think>"]
+    automaton = TAGS.automaton(tokenizer)
+    for free_or_padding in (3, 6, 10_000):
+        assert automaton.run([0, free_or_padding], automaton.thinking_state) == automaton.thinking_state
+        split = TAGS.split(tokenizer, [0, free_or_padding, 5, 0], automaton.thinking_state)
+        assert split == Split((0, 3), "a", "a", ANSWER)
+
+
+def test_the_table_is_compiled_once_for_a_tokenizer_and_again_when_it_grows() -> None:
+    tokenizer = build_tokenizer()
+    automaton = TAGS.automaton(tokenizer)
+    assert TAGS.automaton(tokenizer) is automaton
+    assert TAGS.automaton(build_tokenizer()) is not automaton
+    tokenizer.add_tokens(["\n</think>"])
+    grown = TAGS.automaton(tokenizer)
+    assert grown.phase(grown.run([len(tokenizer) - 1])) is ANSWER
+
+
+def test_a_large_vocabulary_compiles_fast_and_small() -> None:
+    draw = random.Random(0)
+    characters = b" etaoinshrdlucmfwypvbgk<>/|\n.0123456789"
+    vocabulary = [bytes([byte]) for byte in range(256)] + [b" " * 2**power for power in range(1, 9)]
+    while len(vocabulary) < 150_000:
+        vocabulary.append(bytes(draw.choices(characters, k=1 + int(draw.expovariate(1 / 6)))))
+    begin = time.perf_counter()
+    automaton = _compile(b"<think>", b"</think>", vocabulary)
+    assert time.perf_counter() - begin < 2
+    assert automaton.token_table.dtype == np.int16
+    assert automaton.token_table.shape == (automaton.answer_state + 1, 150_000)
+    for token in draw.sample(range(150_000), 300):
+        for state in range(automaton.answer_state + 1):
+            assert automaton.step(state, token) == read(automaton, vocabulary[token], state)
+
+
+def read(automaton: MarkerAutomaton, text: bytes, state: int) -> int:
+    for byte in text:
+        state = int(automaton.bytes_table[state, byte])
+    return state
+
+
+# -- properties: the automaton against plain text search
+
+fragments = st.sampled_from(
+    [
+        "<think>",
+        "</think>",
+        "<",
+        "</",
+        "/",
+        "th",
+        "ink",
+        "think",
+        ">",
+        ">\n",
+        "\n",
+        "\n\n",
+        " ",
+        "a",
+        "So",
+        "é",
+        "😀",
+        "</thi",
+    ]
+)
+texts = st.lists(fragments, max_size=12).map("".join)
+
+
+def expected(text: bytes, opened: bool, open_marker: bytes, close_marker: bytes) -> tuple[Phase, int | None]:
+    """The phase after `text` and the index behind the closing marker that ended thinking, by searching."""
+    begin = 0
+    if not opened:
+        opens, closes = text.find(open_marker), text.find(close_marker)
+        first_is_open = opens >= 0 and (closes < 0 or opens + len(open_marker) < closes + len(close_marker))
+        if not first_is_open and closes < 0:
+            return BEFORE, None
+        begin = opens + len(open_marker) if first_is_open else 0
+    head, marker, _ = text[begin:].partition(close_marker)
+    return (ANSWER, begin + len(head + marker)) if marker else (THINKING, None)
+
+
+def check_tracker(pieces: list[bytes], automaton: MarkerAutomaton, ids: list[int], opened: bool, markers) -> None:
+    state = automaton.thinking_state if opened else 0
+    tracker = ThinkingTracker(automaton, state)
+    end = None
+    text = b""
+    for position, (piece, token) in enumerate(zip(pieces, ids, strict=True), start=1):
+        text += piece
+        phase, closed = expected(text, opened, *markers)
+        end = position if closed is not None and end is None else end
+        assert tracker.push(token) is tracker.phase is phase
+        assert tracker.end == end
+        assert tracker.position == position
+        assert tracker.span == ((0, 0) if phase is BEFORE else (0, end or position))
+    assert automaton.run(ids, state) == tracker.state == read(automaton, text, state)
+
+
+@reproducible
+@given(texts, st.data(), st.booleans())
+def test_tracker_agrees_with_text_search_however_the_bytes_are_cut(
+    text: str, data: st.DataObject, opened: bool
+) -> None:
+    written = text.encode()
+    cuts = data.draw(st.sets(st.integers(0, len(written)))) | {0, len(written)}
+    pieces = [written[a:b] for a, b in itertools.pairwise(sorted(cuts))]
+    automaton = _compile(b"<think>", b"</think>", pieces)
+    check_tracker(pieces, automaton, list(range(len(pieces))), opened, (b"<think>", b"</think>"))
+
+
+small = st.text("ab", min_size=1, max_size=5)
+
+
+@reproducible
+@given(small, small, st.lists(st.text("abc", max_size=6), max_size=8), st.booleans())
+def test_tracker_agrees_with_text_search_for_markers_that_overlap(
+    open_marker: str, close_marker: str, words: list[str], opened: bool
+) -> None:
+    if open_marker in close_marker or close_marker in open_marker:
+        return
+    markers = (open_marker.encode(), close_marker.encode())
+    pieces = [word.encode() for word in words]
+    check_tracker(pieces, _compile(*markers, pieces), list(range(len(pieces))), opened, markers)
+
+
+@each_tokenizer
+@reproducible
+@given(text=texts, opened=st.booleans())
+def test_tracker_and_split_agree_with_text_search_for_real_tokenizers(
+    tokenizer_name: str, text: str, opened: bool
+) -> None:
+    tokenizer = TOKENIZERS[tokenizer_name]()
+    automaton = TAGS.automaton(tokenizer)
+    ids = encode(tokenizer, text)
+    of_token = token_bytes(tokenizer)
+    check_tracker([of_token[token] for token in ids], automaton, ids, opened, (b"<think>", b"</think>"))
+
+    written = decode(tokenizer, ids)
+    state = automaton.thinking_state if opened else 0
+    split = TAGS.split(tokenizer, ids, state)
+    assert automaton.phase(automaton.run_text(written, state)) is split.phase
+    if split.phase is BEFORE:
+        assert (split.span, split.thinking, split.answer) == ((0, 0), "", written)
+        return
+    thinking, _, answer = written.partition("</think>")
+    thinking = thinking if opened else thinking.replace("<think>", "", 1)
+    assert (split.thinking, split.answer) == (thinking, answer)
+    assert automaton.phase(automaton.run(ids[: split.span[1]], state)) is split.phase
+
+
+@reproducible
+@given(st.lists(texts, max_size=4), st.integers(0, 24))
+def test_run_and_run_text_agree_from_every_state(parts: list[str], state: int) -> None:
+    tokenizer = byte_level()
+    automaton = TAGS.automaton(tokenizer)
+    state %= automaton.answer_state + 1
+    text = "".join(parts)
+    assert automaton.run(encode(tokenizer, text), state) == automaton.run_text(text, state)
+
+
+def test_text_that_no_encoding_can_write_is_read_all_the_same() -> None:
+    automaton = TAGS.automaton(lab())
+    assert automaton.phase(automaton.run_text("\ud83d<think>\udc00</think>")) is ANSWER
