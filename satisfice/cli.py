@@ -320,9 +320,10 @@ def solve(
     finally:
         engine.close()
     cost = trace.cost
+    thrown_away = cost.total_tokens - cost.retained_tokens
     console.print(
         f"\n\n[dim]{cost.thinking_tokens} thinking + {cost.answer_tokens} answer tokens"
-        + (f" + {cost.total_tokens - cost.retained_tokens} thrown away" if cost.total_tokens > cost.retained_tokens else "")
+        + (f" + {thrown_away} thrown away" if thrown_away else "")
         + f", {cost.forward_passes} forward passes, {cost.seconds:.2f} s; thinking ended: {trace.stop}"
         + ("" if trace.finished else "; cut off by the token limit")
         + "[/dim]",

@@ -198,7 +198,7 @@ async def solve_safely(engine: Engine, method: Method, problem: Problem, samplin
         )
         trace.cost.seconds = time.perf_counter() - started
         if not isinstance(error, EngineError):
-            trace.error += "\n" + "".join(traceback.format_tb(error.__traceback__)[-3:])
+            trace.error = f"{trace.error}\n{''.join(traceback.format_tb(error.__traceback__)[-3:])}"
         return trace
 
 

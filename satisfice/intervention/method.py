@@ -5,15 +5,16 @@ the paper's algorithm. Everything that all methods share is in `Draft`: renderin
 thinking format, adding up every token that was generated, kept or not, and turning the result into a trace.
 """
 
+import asyncio
 import hashlib
 import json
 import re
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from copy import copy
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from satisfice.engines.base import Capability, Engine, Generation, Sampling, Usage
 from satisfice.engines.control import Control
@@ -91,6 +92,22 @@ def branch_seed(seed: int, index: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}/{index}".encode()).digest()[:8], "big") >> 1
 
 
+Result = TypeVar("Result")
+
+
+async def together(*jobs: Coroutine[Any, Any, Result]) -> list[Result]:
+    """The results of jobs that run side by side, in their order.
+
+    Where one fails, the others are cancelled and its own error is raised, not a group of errors.
+    """
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(job) for job in jobs]
+    except BaseExceptionGroup as failed:
+        raise failed.exceptions[0] from None
+    return [task.result() for task in tasks]
+
+
 def _spell(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
@@ -99,7 +116,7 @@ def _spell(value: Any) -> str:
     return json.dumps(text, ensure_ascii=False) if quoted else text
 
 
-@dataclass
+@dataclass(eq=False)
 class Draft:
     """A response in the making.
 
@@ -123,18 +140,24 @@ class Draft:
         self._started = time.perf_counter()
         self._usage = Usage()
         self._aside = {"probe": 0, "branch": 0, "outline": 0}
-        self._forced = 0
+        self._forced: list[int] = []
         self._closed_by_method = False
         self._last: Generation | None = None
         self._shown = 0
         self._forks: list[Draft] = []
         self._forked_at = 0
         self._adopted = False
+        self._cancellable = False
         self.begin(self.thinking_on)
 
-    def begin(self, thinking_on: bool = True) -> None:
-        """Render the prompt; `thinking_on=False` asks a hybrid model's template to switch thinking off."""
-        messages = [{"role": "user", "content": self.problem.prompt}]
+    def begin(self, thinking_on: bool = True, question: str | None = None) -> None:
+        """Render the prompt.
+
+        Args:
+            thinking_on: False asks a hybrid model's template to switch thinking off.
+            question: what to ask in place of the problem's own text.
+        """
+        messages = [{"role": "user", "content": self.problem.prompt if question is None else question}]
         if self.problem.system:
             messages.insert(0, {"role": "system", "content": self.problem.system})
         self.prompt = self.engine.thinking.render(self.engine.tokenizer, messages, thinking_on)
@@ -152,6 +175,11 @@ class Draft:
         return self.tracker.phase
 
     @property
+    def closed(self) -> bool:
+        """Whether thinking is over."""
+        return self.phase is Phase.ANSWER
+
+    @property
     def sequence(self) -> list[int]:
         """Prompt and response so far."""
         return [*self.prompt.ids, *self.ids]
@@ -166,6 +194,12 @@ class Draft:
     def finished(self) -> bool:
         """Whether the model has ended the response itself."""
         return self._last is not None and self._last.finish == "stop"
+
+    @property
+    def answer(self) -> str:
+        """The text behind thinking, without an end-of-text token; "" while thinking, all of it where there is none."""
+        ended = self._last is not None and isinstance(self._last.stopped_by, int)
+        return self.text(self.ids[self.tracker.span[1] : -1 if ended else None])
 
     def text(self, ids: Sequence[int]) -> str:
         """The text of some tokens."""
@@ -188,13 +222,20 @@ class Draft:
         control = None
         if self.control is not None and self.phase is not Phase.ANSWER:
             control = replace(self.control, state=self.tracker.state)
-        generation = await self.engine.generate(
-            self.sequence,
-            replace(self.sampling, max_tokens=limit, stop=(*self.sampling.stop, *stop)),
-            control=control,
-            on_token=self._show if self.watch else None,
-            **options,
-        )
+        arrived: list[int] = []
+        listener = arrived.append if self._cancellable else self._show if self.watch else None
+        try:
+            generation = await self.engine.generate(
+                self.sequence,
+                replace(self.sampling, max_tokens=limit, stop=(*self.sampling.stop, *stop)),
+                control=control,
+                on_token=listener,
+                **options,
+            )
+        except asyncio.CancelledError:
+            self._extend(arrived)
+            self._usage.forward_passes += len(arrived)
+            raise
         self._count(generation.usage)
         self._last = generation
         self._extend(generation.ids)
@@ -207,7 +248,7 @@ class Draft:
     def force(self, ids: Sequence[int]) -> None:
         """Append tokens that the method writes itself; never more than `remaining`."""
         ids = list(ids)[: self.remaining]
-        self._forced += len(ids)
+        self._forced.extend(range(len(self.ids), len(self.ids) + len(ids)))
         self._extend(ids)
         if self.watch is not None:
             for token in ids:
@@ -221,41 +262,84 @@ class Draft:
         """Write the closing marker, and `cue` behind it, where thinking is not closed yet."""
         if self.phase is Phase.ANSWER:
             return
-        thinking = self.text(self.ids)
-        if self.phase is Phase.BEFORE:
-            self.force_text(self.engine.thinking.opening)
-        self.force(self.engine.thinking.forced_close(self.engine.tokenizer, thinking, cue))
+        self.force(self.closing(cue))
         self._closed_by_method = True
         self.note("closed")
+
+    def closing(self, cue: str = "", back: int = 0) -> list[int]:
+        """Token ids that close thinking `back` tokens before the end of the response, `cue` behind the marker."""
+        opening = self.engine.thinking.opening if self.phase is Phase.BEFORE else ""
+        thinking = self.text(self.ids[: len(self.ids) - back])
+        return [
+            *(encode_after(self.engine.tokenizer, opening) if opening else []),
+            *self.engine.thinking.forced_close(self.engine.tokenizer, thinking, cue),
+        ]
+
+    async def conclude(self) -> None:
+        """Close thinking where it is still open, and let the model write its answer.
+
+        Where the model ended the whole text inside its thinking, that ending is taken back first. A response that
+        has ended outside of thinking is left alone.
+        """
+        last = self._last
+        if last is not None and (isinstance(last.stopped_by, int) or last.stopped_by in self.sampling.stop):
+            if self.phase is not Phase.THINKING:
+                return
+            self.take_back(last.stop_tokens)
+        if self.phase is Phase.THINKING and self.remaining:
+            self.close_thinking()
+        await self.write()
+
+    def end(self) -> None:
+        """Declare the response complete: what the method wrote last ends it."""
+        self._last = Generation([], "stop", "method")
 
     def take_back(self, tokens: int) -> None:
         """Remove the last tokens of the response; they stay in the cost, as thrown away."""
         if tokens:
             del self.ids[-tokens:]
             self._aside["probe"] += tokens
-            self.tracker = ThinkingTracker(self._automaton, self.prompt.state)
-            for token in self.ids:
-                self.tracker.push(token)
+            self._forced = [place for place in self._forced if place < len(self.ids)]
+            self.tracker = self._tracked(self.ids)
 
-    async def probe(self, ids: Sequence[int], sampling: Sampling, *, kind: str = "probe", **options: Any) -> Generation:
+    async def probe(
+        self,
+        ids: Sequence[int],
+        sampling: Sampling,
+        *,
+        kind: str = "probe",
+        engine: Engine | None = None,
+        **options: Any,
+    ) -> Generation:
         """Generate from `ids` on the side: nothing of it enters the response, all of it enters the cost.
 
         Args:
             ids: the whole sequence to continue, usually `sequence` and some cue.
-            sampling: how to choose its tokens.
+            sampling: how to choose its tokens; never more of them than the context has room for.
             kind: what it counts as: "probe", "branch" or "outline".
+            engine: another engine to ask, with `ids` of its own tokenizer.
             options: passed to `Engine.generate`.
         """
-        generation = await self.engine.generate(ids, sampling, **options)
+        engine = engine or self.engine
+        room = engine.context_length - len(ids)
+        if room <= 0:
+            return Generation([], "length", logprobs=[], top_logprobs=[], entropies=[])
+        sampling = replace(sampling, max_tokens=min(sampling.max_tokens, room))
+        generation = await engine.generate(ids, sampling, **options)
         self._count(generation.usage)
         self._aside[kind] += len(generation.ids)
         return generation
 
-    def fork(self, index: int) -> "Draft":
+    def fork(self, index: int, at: int | None = None, *, cancellable: bool = False) -> "Draft":
         """A second response that begins like this one and goes its own way; its cost is part of this draft's.
 
         Fork 0 draws the random numbers that this draft would have drawn, every other index has its own stream.
         What a fork writes counts as branch tokens, unless it is adopted.
+
+        Args:
+            index: which of several forks it is.
+            at: how many tokens of this response it begins with; all of them unless given.
+            cancellable: follow its tokens as they come, so that what a cancelled task had written is still counted.
         """
         child = Draft(
             self.engine,
@@ -264,26 +348,34 @@ class Draft:
             self.method,
             self.control,
         )
-        child.prompt, child.ids, child.tracker = self.prompt, list(self.ids), copy(self.tracker)
-        child._forked_at = len(self.ids)
+        child.prompt, child.ids, child.tracker = self.prompt, self.ids[:at], copy(self.tracker)
+        if len(child.ids) < len(self.ids):
+            child.tracker = self._tracked(child.ids)
+        child._forked_at = len(child.ids)
+        child._cancellable = cancellable
+        child._forced = [place for place in self._forced if place < child._forked_at]
         self._forks.append(child)
         return child
 
     def adopt(self, fork: "Draft") -> None:
-        """Take over what a fork has written: it becomes the response."""
+        """Take over what a fork has written: it becomes the response.
+
+        What this draft has written since the fork left it counts as branch tokens.
+        """
         assert fork in self._forks
         if self.watch is not None:
-            for token in fork.ids[len(self.ids) :]:
+            for token in fork.ids[fork._forked_at :]:
                 self._show(token)
+        self._aside["branch"] += len(self.ids) - fork._forked_at
         self.ids, self.tracker, self._last = fork.ids, fork.tracker, fork._last
         self._closed_by_method = fork._closed_by_method
-        self._forced += fork._forced
+        self._forced = fork._forced
         self.events.extend(fork.events)
         fork._adopted = True
 
-    def note(self, kind: str, **detail: Any) -> None:
-        """Record an event at the current place of the response."""
-        self.events.append(Event(at=len(self.ids), kind=kind, detail=detail))
+    def note(self, kind: str, *, back: int = 0, **detail: Any) -> None:
+        """Record an event at the current place of the response, or `back` tokens before it."""
+        self.events.append(Event(at=len(self.ids) - back, kind=kind, detail=detail))
 
     def trace(self) -> Trace:
         """The finished response as an ungraded trace."""
@@ -314,7 +406,7 @@ class Draft:
             cost=Cost(
                 thinking_tokens=thinking_tokens,
                 answer_tokens=len(self.ids) - thinking_tokens,
-                forced_tokens=self._forced,
+                forced_tokens=len(self._forced),
                 **self._paid(),
                 seconds=time.perf_counter() - self._started,
             ),
@@ -343,6 +435,13 @@ class Draft:
         if self.phase is Phase.BEFORE:
             return "not opened"
         return "end of text" if self.finished else "token limit"
+
+    def _tracked(self, ids: Sequence[int]) -> ThinkingTracker:
+        """Where a response of `ids` stands."""
+        tracker = ThinkingTracker(self._automaton, self.prompt.state)
+        for token in ids:
+            tracker.push(token)
+        return tracker
 
     def _extend(self, ids: Sequence[int]) -> None:
         self.ids.extend(ids)

@@ -17,6 +17,7 @@ from satisfice.engines.base import Engine, Sampling
 from satisfice.intervention import parse_method
 from satisfice.measurement import repetition_share
 from satisfice.problems import ProblemSet, grade_answer
+from satisfice.thinking import decode
 from satisfice.trace import Trace
 
 TOP = 5
@@ -94,11 +95,11 @@ async def _accuracy_after(
         if cut is None:
             return trace.finished and grade_answer(problem.grader, trace.answer, problem.answer).correct
         kept = trace.response_ids[:cut]
-        closing = engine.thinking.forced_close(engine.tokenizer, engine.tokenizer.decode(kept))
+        closing = engine.thinking.forced_close(engine.tokenizer, decode(engine.tokenizer, kept))
         generation = await engine.generate(
             [*trace.prompt_ids, *kept, *closing], replace(sampling, max_tokens=32, seed=trace.seed)
         )
-        text = engine.tokenizer.decode(generation.ids)
+        text = decode(engine.tokenizer, generation.ids)
         return grade_answer(problem.grader, text, problem.answer).correct
 
     return round(mean(await asyncio.gather(*(answer(trace, index) for index, trace in enumerate(traces)))), 4)

@@ -2,11 +2,10 @@
 
 What the traces must teach, because the field's findings are about exactly these habits:
 
-* thinking pays: a first pass holds slips, a check finds them, so accuracy rises with thinking and then saturates;
-* the teacher does not know when to stop: after an agreeing check it stops with a chance that *falls* with every
-  further check, which makes the number of rounds heavy-tailed and the tail pure repetition;
-* doubt costs length: after a disagreement it never stops before another check agrees, so traces that slipped
-  are longer than traces that did not.
+* thinking pays: the first pass is sloppy and the checks are careful, so accuracy rises with thinking and then
+  saturates;
+* the teacher does not know when to stop: after a check it stops with a chance that *falls* with every further
+  check, whatever the check said, which makes the number of rounds heavy-tailed and the tail pure repetition.
 
 Only traces whose final answer is right are kept (rejection sampling), as for the traces that small models are
 distilled on.
@@ -29,17 +28,15 @@ class Habits:
     Attributes:
         slip: chance that one step of the first pass is computed wrongly.
         check_slip: the same in every later pass, which is done with more care.
-        stop_at_once: chance to stop after the first pass, unchecked.
-        stop: chance to stop after the first agreeing check.
-        stop_decay: exponent of its fall: after `k` agreeing checks the chance is `stop * k ** -stop_decay`.
+        stop: chance to stop after the first check; an unchecked first pass is never the end.
+        stop_decay: exponent of its fall: after `k` checks the chance is `stop * k ** -stop_decay`.
         most_rounds: checks after which an unfinished trace is dropped.
     """
 
     slip: float = 0.06
-    check_slip: float = 0.015
-    stop_at_once: float = 0.01
+    check_slip: float = 0.01
     stop: float = 0.30
-    stop_decay: float = 0.5
+    stop_decay: float = 0.3
     most_rounds: int = 16
 
 
@@ -72,17 +69,11 @@ def think(rng: random.Random, chain: Chain, habits: Habits) -> tuple[str, int] |
     """One attempt: the thinking text and the answer it ends with, or None where it ran out of rounds."""
     lines, value = compute(rng, chain, habits.slip)
     paragraphs = ["".join(lines) + f"So {value}."]
-    if rng.random() < habits.stop_at_once:
-        return "\n\n".join(paragraphs) + "\n\n", value
-    agreements = 0
-    for _ in range(habits.most_rounds):
-        lines, again = compute(rng, chain, habits.check_slip)
-        verdict = f"Before {value}, now {again}. {'Yes' if again == value else 'No'}."
+    for check in range(1, habits.most_rounds + 1):
+        lines, value = compute(rng, chain, habits.check_slip)
         opening = f"{rng.choice(OPENERS)}, {rng.choice(REQUESTS)}.\n"
-        paragraphs.append(opening + "".join(lines) + verdict)
-        agreements = agreements + 1 if again == value else 0
-        value = again
-        if agreements and rng.random() < habits.stop * agreements**-habits.stop_decay:
+        paragraphs.append(opening + "".join(lines) + f"So {value}.")
+        if rng.random() < habits.stop * check**-habits.stop_decay:
             return "\n\n".join(paragraphs) + "\n\n", value
     return None
 
@@ -102,13 +93,13 @@ def answer_text(value: int) -> str:
 
 def examples(
     rng: random.Random, chains: Sequence[Chain], habits: Habits, longest: int, direct_share: float
-) -> list[dict[str, str]]:
+) -> list[dict[str, str | None]]:
     """Training examples `{"prompt", "thinking", "answer"}`; a share of them has no thinking and is marked None.
 
     The direct examples teach the template of `enable_thinking=False` only: their closing marker belongs to the
     prompt and carries no loss, so they do not teach the model to skip thinking of its own accord.
     """
-    rows = []
+    rows: list[dict[str, str | None]] = []
     for chain in chains:
         thinking = None if rng.random() < direct_share else solve(rng, chain, habits, longest)
         rows.append({"prompt": chain.prompt, "thinking": thinking, "answer": answer_text(chain.answer)})

@@ -43,10 +43,10 @@ SIGNS = (
 )
 WORDS = (
     # the question
-    "Start with ", "What is the result", "Result", "Question", "Steps",
+    "Start with ", "Steps in the order of their letters: ", "What is the result", "Result", "Question", "Steps",
     # the thinking
     "So ", "Wait", "But wait", "Hmm", "Alternatively", "Maybe", "let me check", "let me verify", " again",
-    "Before ", "now ", "Yes", "No", "that is right", "that is wrong",
+    "Yes", "No", "that is right", "that is wrong",
     # the answer and the cues that make a model give one
     "The answer is ", "Final Answer", "The final answer is ", "Therefore",
     # length instructions, untrained until reinforcement gives them a meaning
@@ -64,7 +64,7 @@ CHAT_TEMPLATE = (
     "{% if enable_thinking is defined and enable_thinking is false %}{{ '" + CLOSE + "\\n\\n' }}{% endif %}"
     "{% endif %}"
 )
-"""Opens thinking in the prompt, as the templates of distilled R1 models do; `enable_thinking=False` closes it at once."""
+"""Opens thinking in the prompt, as the templates of distilled R1 models do; `enable_thinking=False` closes it."""
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:

@@ -38,7 +38,6 @@ class Recipe(BaseModel):
     # the teacher
     slip: float = Field(Habits.slip, ge=0, lt=1)
     check_slip: float = Field(Habits.check_slip, ge=0, lt=1)
-    stop_at_once: float = Field(Habits.stop_at_once, ge=0, le=1)
     stop: float = Field(Habits.stop, gt=0, le=1)
     stop_decay: float = Field(Habits.stop_decay, ge=0)
     most_rounds: int = Field(Habits.most_rounds, ge=1)
@@ -62,7 +61,8 @@ class Recipe(BaseModel):
 
     @property
     def habits(self) -> Habits:
-        return Habits(self.slip, self.check_slip, self.stop_at_once, self.stop, self.stop_decay, self.most_rounds)
+        """The teacher's part of the recipe."""
+        return Habits(self.slip, self.check_slip, self.stop, self.stop_decay, self.most_rounds)
 
 
 def load_recipe(path: Path) -> Recipe:
@@ -70,15 +70,15 @@ def load_recipe(path: Path) -> Recipe:
     return Recipe.model_validate(yaml.safe_load(path.read_text()) or {})
 
 
-def encode(tokenizer: PreTrainedTokenizerBase, example: dict[str, str]) -> dict[str, list[int]]:
+def encode(tokenizer: PreTrainedTokenizerBase, example: dict[str, str | None]) -> dict[str, list[int]]:
     """Token ids and labels of one example; only what the model itself must write carries loss."""
-    messages = [{"role": "user", "content": example["prompt"]}]
-    direct = example["thinking"] is None
+    messages = [{"role": "user", "content": str(example["prompt"])}]
+    direct, answer = example["thinking"] is None, str(example["answer"])
     prompt = tokenizer.apply_chat_template(
         messages, add_generation_prompt=True, enable_thinking=not direct, tokenize=False
     )
     # The template of the direct form already wrote the blank line that otherwise starts the answer.
-    written = example["answer"].lstrip() if direct else f"{example['thinking']}</think>{example['answer']}"
+    written = answer.lstrip() if direct else f"{example['thinking']}</think>{answer}"
     prompt_ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
     written_ids = [*tokenizer(written, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
     return {
@@ -146,7 +146,7 @@ def train(recipe: Recipe, out: Path) -> Path:
         do_sample=True,
         temperature=recipe.temperature,
         top_p=recipe.top_p,
-        max_new_tokens=512,
+        max_new_tokens=320,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,

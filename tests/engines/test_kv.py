@@ -1,6 +1,7 @@
 """The prefix store against a plain list of sequences, and the row cache against plain tensors."""
 
 import random
+from itertools import chain
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ def pages_of(ids):
 
 # Sequences over two tokens, put together from a few pieces: most share some of their beginning.
 pieces = [[0] * 8, [0] * 5, [1] * 8, [0, 1] * 6, [1, 0, 0]]
-sequences = st.lists(st.sampled_from(pieces), min_size=1, max_size=6).map(lambda parts: sum(parts, []))
+sequences = st.lists(st.sampled_from(pieces), min_size=1, max_size=6).map(lambda parts: [*chain(*parts)])
 
 
 @reproducible

@@ -9,6 +9,7 @@ import asyncio
 import math
 import random
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 
 import torch
 
@@ -160,3 +161,18 @@ def follow(tokenizer, *texts: str, certainty: float = 1 - 1e-6) -> Script:
 def nats(*probabilities: float) -> float:
     """Entropy of a distribution given whole."""
     return -sum(p * math.log(p) for p in probabilities if p > 0)
+
+
+class SeededEngine(ScriptedEngine):
+    """Replays one script for each seed, so that the forks of a draft write what a test wants them to write."""
+
+    name = "seeded"
+
+    def __init__(self, tokenizer, scripts: Mapping[int, Script], **options):
+        super().__init__(tokenizer, lambda text: {}, **options)
+        self.scripts = scripts
+
+    async def generate(self, prompt_ids, sampling, **options) -> Generation:
+        replay = copy(self)  # records and caches are shared
+        replay.script = self.scripts[sampling.seed]
+        return await ScriptedEngine.generate(replay, prompt_ids, sampling, **options)

@@ -1,0 +1,93 @@
+"""Finding answers inside a strategy, comparing them, and voting.
+
+A strategy may not look at the gold answer, not even at its form, so what is looked for depends on the problem's
+grader alone. Two answers are the same if they are the same plain number or, after a little tidying, the same text.
+That is coarser than the grade: computer algebra would also find 1/2 in 0.5, but a hostile answer can keep it busy
+for ever, and a vote runs beside the event loop.
+"""
+
+import re
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+from satisfice.intervention.method import Draft
+from satisfice.problems.extraction import extract_answer, unstyled
+from satisfice.problems.graders import plain_number
+
+LABEL_CHARACTERS = 60
+"""An answer that is longer than this is shortened where it is shown."""
+
+_SPACING = re.compile(r"\\[!,;:> ]|\\(?:left|right|displaystyle)(?![A-Za-z])|\s|\$")
+_FRACTION_STYLE = re.compile(r"\\[dt]frac(?![A-Za-z])")
+
+
+def find_answer(text: str, grader: str) -> str | None:
+    """The answer that `text` gives, as it is written there, or None where it gives none.
+
+    Args:
+        text: what was written after thinking.
+        grader: the problem's grader. "choice" takes a letter and "numeric" a number; for "math" a box or a phrase
+            goes before the last number, for graders that compare text a single line before it.
+    """
+    name = grader.partition(":")[0]
+    if name == "choice":
+        return extract_answer(text, "choice")
+    if name == "numeric":
+        return extract_answer(text, "number")
+    found = extract_answer(text, "math" if name == "math" else "text")
+    return found if found is not None or name == "exact" else extract_answer(text, "number")
+
+
+def given_answer(draft: Draft) -> str | None:
+    """The answer of a finished response; None where it gives none, or was cut off and so could never be right."""
+    return find_answer(draft.answer, draft.problem.grader) if draft.finished else None
+
+
+def canonical(answer: str) -> Hashable:
+    """What two answers share if they are the same: the exact value of a plain number, the tidied text of all else."""
+    number = plain_number(answer)
+    if number is None:
+        text = _SPACING.sub("", _FRACTION_STYLE.sub(r"\\frac", unstyled(answer)))
+        text = text.strip("\"'“”‘’`*").removesuffix(".").casefold()
+        number = plain_number(text)
+    return text if number is None else number
+
+
+def label(answer: str | None) -> str | None:
+    """An answer as it is shown in an event."""
+    if answer is None or len(answer) <= LABEL_CHARACTERS:
+        return answer
+    return answer[: LABEL_CHARACTERS - 3] + "..."
+
+
+@dataclass(frozen=True)
+class Vote:
+    """The outcome of a vote.
+
+    Attributes:
+        winner: the place of the first voter for the winning answer, None where nobody voted.
+        tally: each answer as its first voter wrote it, and the weight it got; in the order of their first voters.
+    """
+
+    winner: int | None
+    tally: list[tuple[str, float]]
+
+
+def majority(answers: Sequence[str | None], weights: Sequence[Fraction | float] | None = None) -> Vote:
+    """The answer with the greatest weight; of equals, the one that was counted first.
+
+    Args:
+        answers: one a voter; None does not vote.
+        weights: of each voter, 1 unless given. Fractions keep ties exact.
+    """
+    first: dict[Hashable, int] = {}
+    totals: dict[Hashable, Fraction | float] = {}
+    for place, answer in enumerate(answers):
+        if answer is not None:
+            key = canonical(answer)
+            first.setdefault(key, place)
+            totals[key] = totals.get(key, 0) + (1 if weights is None else weights[place])
+    tally = [(str(label(answers[place])), float(totals[key])) for key, place in first.items()]
+    # `max` keeps the first of equals, and a dict its order.
+    return Vote(first[max(totals, key=totals.__getitem__)] if totals else None, tally)
