@@ -142,11 +142,15 @@ async def run(
         total = experiment.samples * len(experiment.problems.problems)
         progress.begin(str(method), total, total - len(jobs))
         gate = asyncio.Semaphore(experiment.concurrency)
-        async with asyncio.TaskGroup() as group:
-            for problem, sample in jobs:
-                group.create_task(
-                    _solve_one(engine, experiment, method, problem, sample, gate, folder, graders, progress)
-                )
+        try:
+            async with asyncio.TaskGroup() as group:
+                for problem, sample in jobs:
+                    group.create_task(
+                        _solve_one(engine, experiment, method, problem, sample, gate, folder, graders, progress)
+                    )
+        except ExceptionGroup as failures:
+            # A method's own failures are traces by now; this is the folder or the grader, and one is enough to tell.
+            raise failures.exceptions[0] from None
 
 
 async def _solve_one(

@@ -67,11 +67,12 @@ class Vote:
 
     Attributes:
         winner: the place of the first voter for the winning answer, None where nobody voted.
-        tally: each answer as its first voter wrote it, and the weight it got; in the order of their first voters.
+        tally: for showing: each answer as its first voter wrote it, and the weight it got; in the order of their first
+            voters. Answers that look the same once they are shortened share an entry.
     """
 
     winner: int | None
-    tally: list[tuple[str, float]]
+    tally: dict[str, float]
 
 
 def majority(answers: Sequence[str | None], weights: Sequence[Fraction | float] | None = None) -> Vote:
@@ -88,6 +89,9 @@ def majority(answers: Sequence[str | None], weights: Sequence[Fraction | float] 
             key = canonical(answer)
             first.setdefault(key, place)
             totals[key] = totals.get(key, 0) + (1 if weights is None else weights[place])
-    tally = [(str(label(answers[place])), float(totals[key])) for key, place in first.items()]
+    tally: dict[str, float] = {}
+    for key, place in first.items():
+        shown = str(label(answers[place]))
+        tally[shown] = tally.get(shown, 0) + float(totals[key])
     # `max` keeps the first of equals, and a dict its order.
     return Vote(first[max(totals, key=totals.__getitem__)] if totals else None, tally)

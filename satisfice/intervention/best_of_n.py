@@ -48,11 +48,13 @@ class Scorer:
 
 
 async def confidence(response: Draft, generation: Generation) -> float:
-    """Geometric mean of the probabilities of the answer's tokens; it ranks as their mean log-probability does."""
+    """Geometric mean of the probabilities of the generated tokens; it ranks as their mean log-probability does.
+
+    Thinking counts where it was generated, too: an answer only repeats what its thinking concludes, so its own tokens
+    are likely whether it is right or wrong.
+    """
     assert generation.logprobs is not None
-    answer_tokens = min(len(response.ids) - response.tracker.span[1], len(generation.ids))
-    logprobs = generation.logprobs[-answer_tokens:]
-    return math.exp(math.fsum(logprobs) / len(logprobs))
+    return math.exp(math.fsum(generation.logprobs) / len(generation.logprobs))
 
 
 async def brevity(response: Draft, generation: Generation) -> float:
@@ -90,7 +92,7 @@ class BestOfN(Method):
 
     Attributes:
         n: responses. The default is ours.
-        scorer: "confidence" is the geometric mean of the probabilities of the answer's tokens, "shortest" prefers
+        scorer: "confidence" is the geometric mean of the probabilities of the response's tokens, "shortest" prefers
             the response with the fewest tokens. Papers use a process reward model, which is not shipped; register
             one in `SCORERS`.
     """

@@ -180,7 +180,7 @@ class Fractured(Method):
             # The best single solution: scores of equal answers are not added up.
             answered = [place for place, answer in enumerate(answers) if answer is not None]
             best = max(answered, key=scores.__getitem__, default=None)
-            return Vote(best, [] if best is None else [(str(label(answers[best])), scores[best])])
+            return Vote(best, {} if best is None else {str(label(answers[best])): scores[best]})
         total = self.depths * (self.depths + 1)
         linear = self.weights == "linear"
         weights = [Fraction(2 * solution.depth, total) if linear else Fraction(1) for solution in pool]

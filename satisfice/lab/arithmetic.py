@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 OPERATIONS = ("+", "-", "*")
+OPERANDS = range(2, 10)
 LARGEST = 99
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 SPLITS = ("train", "calibration", "test", "longer")
@@ -81,9 +82,9 @@ def random_chain(rng: random.Random, length: int) -> Chain:
     value = start = rng.randint(1, 60)
     steps = []
     for _ in range(length):
-        operation, operand = rng.choice(OPERATIONS), rng.randint(2, 9)
+        operation, operand = rng.choice(OPERATIONS), rng.choice(OPERANDS)
         while not 0 <= apply(operation, value, operand) <= LARGEST:
-            operation, operand = rng.choice(OPERATIONS), rng.randint(2, 9)
+            operation, operand = rng.choice(OPERATIONS), rng.choice(OPERANDS)
         value = apply(operation, value, operand)
         steps.append((operation, operand))
     listing = tuple(rng.sample(range(length), length))

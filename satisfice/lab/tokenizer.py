@@ -1,6 +1,6 @@
 """The lab's tokenizer and chat template, built from its closed vocabulary as ordinary Hugging Face files.
 
-One token a word, number, sign or line break, and text that survives encoding and decoding unchanged, so that
+One token a word, number, step, sign or line break, and text that survives encoding and decoding unchanged, so that
 stop strings, inducers and answer extraction work on the lab exactly as they do on a large model.
 """
 
@@ -9,7 +9,7 @@ import re
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from satisfice.lab.arithmetic import LETTERS
+from satisfice.lab.arithmetic import LETTERS, OPERANDS, OPERATIONS
 
 PAD, BOS, EOS, UNKNOWN = "<|pad|>", "<|begin|>", "<|end|>", "<|unknown|>"
 USER, ASSISTANT = "<|user|>", "<|assistant|>"
@@ -18,6 +18,7 @@ OPEN, CLOSE = "<think>", "</think>"
 SPECIAL = (PAD, BOS, EOS, UNKNOWN, USER, ASSISTANT, OPEN, CLOSE)
 LABELS = tuple(f"{letter}) " for letter in LETTERS)
 NUMBERS = tuple(str(number) for number in range(100))
+STEPS = tuple(f"{operation}{operand}" for operation in OPERATIONS for operand in OPERANDS)
 SIGNS = (
     "+",
     "-",
@@ -68,11 +69,11 @@ CHAT_TEMPLATE = (
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """The lab's tokenizer: 194 tokens, one a word, number, sign or marker."""
-    vocabulary = {token: index for index, token in enumerate((*SPECIAL, *NUMBERS, *LABELS, *SIGNS, *WORDS))}
+    """The lab's tokenizer: 217 tokens, one a word, number, step, sign or marker."""
+    vocabulary = {token: index for index, token in enumerate((*SPECIAL, *NUMBERS, *STEPS, *LABELS, *SIGNS, *WORDS))}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
     literals = sorted((*LABELS, *SIGNS, *WORDS), key=len, reverse=True)
-    pattern = "|".join([r"\d{1,2}", *(re.escape(literal) for literal in literals)])
+    pattern = "|".join([r"[+*-][2-9](?!\d)", r"\d{1,2}", *(re.escape(literal) for literal in literals)])
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(pattern), behavior="isolated")
     tokenizer.decoder = decoders.Fuse()
     tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in SPECIAL[:6]])

@@ -67,7 +67,7 @@ def test_no_answer_keeps_the_vote_busy(hostile):
 def test_the_most_frequent_answer_wins_and_its_first_voter_stands_for_it():
     vote = majority(["4", None, "3", "3.0", "5"])
     assert vote.winner == 2
-    assert vote.tally == [("4", 1), ("3", 2), ("5", 1)]
+    assert vote.tally == {"4": 1, "3": 2, "5": 1}
 
 
 def test_of_equals_the_first_counted_wins():
@@ -77,14 +77,14 @@ def test_of_equals_the_first_counted_wins():
 def test_nobody_votes():
     vote = majority([None, None])
     assert vote.winner is None
-    assert vote.tally == []
+    assert vote.tally == {}
 
 
 def test_weights_count_and_fractions_tie_exactly():
     thirds = [Fraction(2 * depth, 12) for depth in (1, 2, 3)]  # 1/6, 1/3, 1/2
     assert majority(["4", "4", "3"], thirds).winner == 0  # 1/2 each: the first counted
     assert majority(["3", "4", "4"], thirds).winner == 1  # 1/6 against 5/6
-    assert majority(["3", "4", "3"], [0.2, 0.5, 0.2]).tally == [("3", 0.4), ("4", 0.5)]
+    assert majority(["3", "4", "3"], [0.2, 0.5, 0.2]).tally == {"3": 0.4, "4": 0.5}
 
 
 def test_long_answers_are_shortened_only_for_showing():

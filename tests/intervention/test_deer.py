@@ -23,9 +23,9 @@ GREEDY = Sampling(temperature=0, max_tokens=200)
 SAMPLED = Sampling(temperature=1, top_p=1, max_tokens=60)
 
 CUE = Deer.inducer
-FIRST = "a) 1+2=3\nSo 3.\n\n"
-SECOND = "Wait, let me check.\na) 1+2=3\nYes, 3.\n\n"
-THIRD = "Alternatively, let me verify.\na) 1+2=3\nYes.\n\n"
+FIRST = "So 1, 3.\nSo 3.\n\n"
+SECOND = "Wait, let me check.\nSo 1, 3.\nYes, 3.\n\n"
+THIRD = "Alternatively, let me verify.\nSo 1, 3.\nYes.\n\n"
 SIGNS = ("+", "-", "*", "=", ", ", ",", ".", ". ", "?", ":", ": ", "!", "(", ")", "{", "\\boxed", "**")
 THINKING = FIRST + SECOND + THIRD + "</think>"
 

@@ -275,7 +275,7 @@ def test_no_answer_anywhere_returns_the_deepest_solution_of_the_first_trajectory
     engine = ScriptedEngine(tokenizer, model(8, lambda k: None))
     trace = solve(engine, Fractured(n=2, depths=4, m=2))
     assert trace.thinking == "Wait" * 8
-    assert detail(trace, "vote")[0] == {"tally": [], "without_answer": 16, "adopted": 0, "depth": 4}
+    assert detail(trace, "vote")[0] == {"tally": {}, "without_answer": 16, "adopted": 0, "depth": 4}
 
 
 # -- who wins
@@ -285,7 +285,7 @@ BY_CUT = {2: "4", 4: "4", 6: "5", 8: "3"}
 
 def test_equal_votes(tokenizer):
     trace = solve(ScriptedEngine(tokenizer, model(8, BY_CUT.get)), Fractured(n=1, depths=4, m=1))
-    assert detail(trace, "vote")[0]["tally"] == [("4", 2), ("5", 1), ("3", 1)]
+    assert detail(trace, "vote")[0]["tally"] == {"4": 2, "5": 1, "3": 1}
     assert trace.answer.endswith("{4}.")
     assert trace.thinking == "Wait" * 2 + "\n"
 
@@ -293,9 +293,9 @@ def test_equal_votes(tokenizer):
 def test_linear_weights(tokenizer):
     trace = solve(ScriptedEngine(tokenizer, model(8, BY_CUT.get)), Fractured(n=1, depths=4, m=1, weights="linear"))
     # 2t / (H (H + 1)) with H = 4: 0.1, 0.2, 0.3, 0.4
-    assert detail(trace, "vote")[0]["tally"] == [
-        ("4", pytest.approx(0.3)), ("5", pytest.approx(0.3)), ("3", pytest.approx(0.4)),
-    ]  # fmt: skip
+    assert detail(trace, "vote")[0]["tally"] == {
+        "4": pytest.approx(0.3), "5": pytest.approx(0.3), "3": pytest.approx(0.4),
+    }  # fmt: skip
     assert trace.answer.endswith("{3}.")
 
 
@@ -309,7 +309,7 @@ def test_the_last_depths_alone(tokenizer):
     engine = ScriptedEngine(tokenizer, model(8, BY_CUT.get))
     trace = solve(engine, Fractured(n=1, depths=4, m=1, last=2))
     assert sorted(at_cut(engine)) == [6, 8]  # the others are not even generated
-    assert detail(trace, "vote")[0]["tally"] == [("5", 1), ("3", 1)]
+    assert detail(trace, "vote")[0]["tally"] == {"5": 1, "3": 1}
     assert trace.answer.endswith("{5}.")
 
 
@@ -327,7 +327,7 @@ def test_trajectories_are_counted_in_their_order(tokenizer):
             return await super().generate(prompt_ids, sampling, **options)
 
     trace = solve(ByTrajectory(tokenizer, {}), Fractured(n=3, depths=2, m=1))
-    assert detail(trace, "vote")[0]["tally"] == [("5", 1), ("6", 1), ("4", 1), ("3", 2), ("9", 1)]
+    assert detail(trace, "vote")[0]["tally"] == {"5": 1, "6": 1, "4": 1, "3": 2, "9": 1}
     assert detail(trace, "vote")[0]["adopted"] == 1  # the first of two
     assert detail(trace, "vote")[0]["depth"] == 2
     # Retained: the second trajectory's whole thinking and the solution behind it; all the rest are branches.
@@ -347,7 +347,7 @@ def test_a_scorer_takes_the_best_single_solution(tokenizer, monkeypatch):
     engine = ScriptedEngine(tokenizer, model(8, BY_CUT.get))
     trace = solve(engine, Fractured(n=1, depths=4, m=1, scorer="by cut"))
     assert trace.answer.endswith("{5}.")  # not the two that add up to 1.2
-    assert detail(trace, "vote")[0]["tally"] == [("5", 0.9)]
+    assert detail(trace, "vote")[0]["tally"] == {"5": 0.9}
     assert detail(trace, "trajectory")[0]["scores"] == [0.6, 0.6, 0.9, 0.5]
 
 
@@ -358,8 +358,11 @@ def test_weighted_scores_of_equal_answers_are_added(tokenizer, monkeypatch):
     monkeypatch.setitem(SCORERS, "by cut", Scorer(rate))
     engine = ScriptedEngine(tokenizer, model(8, BY_CUT.get))
     trace = solve(engine, Fractured(n=1, depths=4, m=1, scorer="by cut", weights="linear"))
-    tally = dict(detail(trace, "vote")[0]["tally"])
-    assert tally == {"4": pytest.approx(0.1 + 0.2), "5": pytest.approx(0.27), "3": pytest.approx(0.2)}
+    assert detail(trace, "vote")[0]["tally"] == {
+        "4": pytest.approx(0.1 + 0.2),
+        "5": pytest.approx(0.27),
+        "3": pytest.approx(0.2),
+    }
     assert trace.answer.endswith("{4}.")
 
 

@@ -64,7 +64,7 @@ def test_the_first_response_with_the_most_frequent_answer_is_returned(tokenizer)
     assert trace.thinking == "So 1.\n" * 2
     assert trace.finished
     assert detail(trace, "vote") == [
-        {"tally": [("4", 1), ("3", 2), ("5", 1)], "without_answer": 0, "adopted": 1},
+        {"tally": {"4": 1, "3": 2, "5": 1}, "without_answer": 0, "adopted": 1},
     ]
     assert [d["tokens"] for d in detail(trace, "response")] == [tokens(tokenizer, text) for text in texts]
 
@@ -167,18 +167,29 @@ def certain(tokenizer, text, certainty):
     return with_doubt
 
 
-def test_confidence_takes_the_surest_answer(tokenizer):
+def test_confidence_takes_the_surest_response(tokenizer):
     scripts = [certain(tokenizer, response("4"), 0.6), certain(tokenizer, response("3"), 0.9)]
     seeds = [branch_seed(SAMPLING.seed, index) for index in range(2)]
     # Greedy: what is scored is the model's own distribution, whatever the temperature.
     engine = SeededEngine(tokenizer, dict(zip(seeds, scripts, strict=True)))
     trace = solve(engine, BestOfN(n=2), Sampling(temperature=0, max_tokens=100, seed=7))
     assert trace.answer.endswith("{3}.")
-    answer_tokens = tokens(tokenizer, response("3")) - tokens(tokenizer, "So 1.\n</think>") + 1
+    whole = tokens(tokenizer, response("3"))
     scores = [d["score"] for d in detail(trace, "response")]
-    assert scores == pytest.approx([0.6 ** (1 / answer_tokens), 0.9 ** (1 / answer_tokens)], rel=1e-6)
+    assert scores == pytest.approx([0.6 ** (1 / whole), 0.9 ** (1 / whole)], rel=1e-6)
     assert detail(trace, "chosen") == [{"scorer": "confidence", "adopted": 1}]
     assert trace.cost.branch_tokens == tokens(tokenizer, response("4"))
+
+
+def test_confidence_counts_the_thinking_too(tokenizer):
+    def hesitant(text):
+        (token,) = follow(tokenizer, response("4"))(text)
+        return {token: 0.3 if text.endswith("<think>\n") else 1 - 1e-9}
+
+    scripts = [hesitant, certain(tokenizer, response("3"), 0.5)]
+    engine = SeededEngine(tokenizer, {branch_seed(7, index): script for index, script in enumerate(scripts)})
+    trace = solve(engine, BestOfN(n=2), Sampling(temperature=0, max_tokens=100, seed=7))
+    assert trace.answer.endswith("{3}.")
 
 
 def test_shortest_takes_the_shortest_that_answers(tokenizer):
@@ -245,7 +256,7 @@ def test_only_the_bins_of_least_entropy_vote(tokenizer):
     assert bins[4]["entropy"] == bins[5]["entropy"] == 0
     assert [number for number, d in bins.items() if d["votes"]] == [4]  # not the one that is alone
     assert detail(trace, "vote")[0] == {
-        "tally": [("3", 2)], "bins_voting": 1, "filtered": True, "without_answer": 0, "adopted": 5,
+        "tally": {"3": 2}, "bins_voting": 1, "filtered": True, "without_answer": 0, "adopted": 5,
     }  # fmt: skip
     assert trace.cost.branch_tokens == sum(tokens(tokenizer, text) for text in texts[:5] + texts[6:])
 
@@ -262,7 +273,7 @@ def test_members_of_all_kept_bins_vote_together(tokenizer):
     texts = [response(a, n) for a, n in [("5", 1), ("5", 1), ("3", 3), ("3", 3), ("3", 5), ("3", 5)]]
     texts += [response(a, 7) for a in ("5", "5", "4")]
     trace = solve(engine_of(tokenizer, *texts), LengthFilteredVote(n=9), Sampling(max_tokens=200, seed=7, top_p=1))
-    assert detail(trace, "vote")[0]["tally"] == [("5", 2), ("3", 4)]
+    assert detail(trace, "vote")[0]["tally"] == {"5": 2, "3": 4}
     assert trace.answer.endswith("{3}.")
 
 
@@ -292,7 +303,7 @@ def test_responses_without_an_answer_are_in_no_bin(tokenizer):
     assert [d["members"] for d in detail(trace, "bin")] == [[2, 3]]
     nobody = solve(engine_of(tokenizer, *[response(None, 2)] * 2), LengthFilteredVote(n=2))
     assert detail(nobody, "vote")[0] == {
-        "tally": [], "bins_voting": 0, "filtered": False, "without_answer": 2, "adopted": 0,
+        "tally": {}, "bins_voting": 0, "filtered": False, "without_answer": 2, "adopted": 0,
     }  # fmt: skip
 
 

@@ -1,0 +1,52 @@
+# Everything a person or a CI needs; each target makes the virtual environment if it is missing.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# Tiny models are fastest with one thread a process, and two multi-threaded processes slow each other down.
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: demo test test-marked lint format curve clean
+
+demo: $(VENV)/installed  ## install, run the main job on the embedded default, print the table, write the report
+	$(BIN)/satisfice compare lab --out runs/demo
+
+test: $(VENV)/installed-test  ## the default suite: fast and deterministic
+	$(BIN)/python -m pytest
+
+test-marked: $(VENV)/installed-test  ## the slow suite and, with Debian's chromium-driver, the browser suite
+	$(BIN)/python -m pytest -m "slow or browser"
+
+lint: $(VENV)/installed-lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/installed-lint
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+curve: $(VENV)/installed  ## the accuracy-cost curves of docs/results/lab.md
+	$(BIN)/satisfice compare lab --out runs/curve --methods plain no-thinking \
+	  temperature-scaling:t=0.95 temperature-scaling:t=0.9 temperature-scaling:t=0.85 temperature-scaling:t=0.8 \
+	  temperature-scaling:t=0.75 temperature-scaling:t=0.7 temperature-scaling:t=0.6 temperature-scaling:t=0.5 \
+	  budget-forcing:max_thinking=40 budget-forcing:max_thinking=60 budget-forcing:max_thinking=80 \
+	  budget-forcing:max_thinking=100 budget-forcing:max_thinking=120 budget-forcing:max_thinking=160 \
+	  budget-forcing:max_thinking=200 budget-forcing:max_thinking=260
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/installed: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	touch $@
+
+$(VENV)/installed-test: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
+	touch $@ $(VENV)/installed
+
+$(VENV)/installed-lint: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test,lint]'
+	touch $@ $(VENV)/installed $(VENV)/installed-test
