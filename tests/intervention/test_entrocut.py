@@ -220,10 +220,12 @@ def test_a_probe_that_the_context_has_no_room_for_cuts_nothing(tokenizer):
 
 def test_on_the_embedded_engine_probes_leave_no_trace(make_engine):
     engine = make_engine()
-    sampling = Sampling(temperature=1, top_p=1, max_tokens=100, seed=1, ignore_eos=True)
-    plain = solve(engine, Plain(), sampling)
+    samplings = (Sampling(temperature=1, top_p=1, max_tokens=100, seed=n, ignore_eos=True) for n in range(20))
+    plain, sampling = next(
+        (plain, sampling) for sampling in samplings if (plain := solve(engine, Plain(), sampling)).stop == "token limit"
+    )
     trace = solve(engine, EntroCut(tau=1e-9, trigger="interval", every=16, think_ratio=1), sampling)
-    assert len(probes(trace)) >= 2
+    assert len(probes(trace)) == 6
     assert all(0 < entropy < math.log(200) for entropy in entropies(trace))
     assert trace.response_ids == plain.response_ids
 

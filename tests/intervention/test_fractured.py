@@ -300,9 +300,11 @@ def test_linear_weights(tokenizer):
 
 
 def test_a_tie_of_weights_goes_to_the_first_counted(tokenizer):
-    answers = {2: "4", 4: "4", 6: "3", 8: None}
-    trace = solve(ScriptedEngine(tokenizer, model(8, answers.get)), Fractured(n=1, depths=4, m=1, weights="linear"))
-    assert trace.answer.endswith("{4}.")  # 0.1 + 0.2 is not 0.3 in floating point
+    answers = {2: "4", 4: "3", 6: "3", 8: "4", 10: None}
+    trace = solve(ScriptedEngine(tokenizer, model(10, answers.get)), Fractured(n=1, depths=5, m=1, weights="linear"))
+    # Depths 1 and 4 against 2 and 3: both are 1/3, but not if the weights are added up in floating point.
+    assert 2 / 30 + 8 / 30 < 4 / 30 + 6 / 30
+    assert trace.answer.endswith("{4}.")
 
 
 def test_the_last_depths_alone(tokenizer):
@@ -450,6 +452,15 @@ def test_watch_sees_the_end_that_was_adopted(tokenizer):
     engine = ScriptedEngine(tokenizer, model(90, {4: "3", 6: "3"}.get))
     trace = solve(engine, FracturedStop(start=4, interval=2), watch=lambda phase, text: seen.append(text))
     assert "".join(seen) == f"{trace.thinking}</think>{trace.answer}"
+
+
+def test_watch_sees_the_whole_end_where_an_earlier_cut_is_adopted(tokenizer):
+    seen = []
+    engine = ScriptedEngine(tokenizer, model(90, {4: "3"}.get))
+    sampling = Sampling(temperature=0, max_tokens=20, seed=7)
+    solve(engine, FracturedStop(start=4, interval=20), sampling, watch=lambda phase, text: seen.append(text))
+    # What was shown cannot be taken back: the thinking that was thrown away stands before the adopted end.
+    assert "".join(seen) == "Wait" * 20 + "\n</think>\n\nThe answer is \\boxed{3}."
 
 
 @pytest.mark.parametrize(
