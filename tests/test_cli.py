@@ -78,7 +78,7 @@ def test_report_formats(small_run, tmp_path):
 
 
 def test_solve_streams_both_parts_and_ends_with_the_cost():
-    question = "Start with 10. Steps in the order of their letters: d) *3, c) +5. What is the result?"
+    question = "Start with 10. Steps in the order of their letters: c) +5, d) *3. What is the result?"
     done = satisfice("solve", "lab", question, "--temperature", "0")
     assert done.returncode == 0, done.stderr
     assert "c) 10+5=15" in done.stdout

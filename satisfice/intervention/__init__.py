@@ -15,17 +15,43 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from satisfice.intervention.adaptive_think import AdaptiveThink
+from satisfice.intervention.best_of_n import BestOfN
 from satisfice.intervention.budget_forcing import BudgetForcing
 from satisfice.intervention.composed import compose
+from satisfice.intervention.cothink import CoThink
+from satisfice.intervention.deer import Deer, DeerPro
+from satisfice.intervention.entrocut import EntroCut
+from satisfice.intervention.fractured import Fractured, FracturedStop
+from satisfice.intervention.length_filtered_vote import LengthFilteredVote
 from satisfice.intervention.method import Draft, Method, MethodError, Watch
 from satisfice.intervention.no_thinking import NoThinking
+from satisfice.intervention.no_wait import NoWait
 from satisfice.intervention.plain import Plain
+from satisfice.intervention.self_consistency import SelfConsistency
 from satisfice.intervention.temperature_scaling import TemperatureScaling
 
 __all__ = ["METHODS", "Draft", "Method", "MethodError", "Watch", "describe", "parse_method"]
 
 METHODS: dict[str, type[Method]] = {
-    method.name: method for method in (Plain, NoThinking, TemperatureScaling, BudgetForcing)
+    method.name: method
+    for method in (
+        Plain,
+        NoThinking,
+        TemperatureScaling,
+        BudgetForcing,
+        NoWait,
+        Deer,
+        DeerPro,
+        EntroCut,
+        AdaptiveThink,
+        Fractured,
+        FracturedStop,
+        SelfConsistency,
+        LengthFilteredVote,
+        BestOfN,
+        CoThink,
+    )
 }
 """Every method by name."""
 

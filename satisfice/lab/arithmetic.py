@@ -2,8 +2,7 @@
 
 A chain starts with a number and applies lettered operations from left to right; every intermediate result stays
 within 0..99 and every operand within 2..9, so that a tiny model can learn all facts and a person can check them.
-The letters run on from a random first one and the question lists the steps in no order, so a model has to find
-each step by its letter; counting positions, which would not carry over to longer chains, does not work.
+The letters run on from a random first one.
 
 Splits are held out by construction: a chain belongs to exactly one of train / calibration / test by a hash of
 its arithmetic, so no generator, seed or size can leak a test problem into training.
@@ -29,20 +28,19 @@ LONGER_LENGTHS = range(6, 9)
 class Chain:
     """`start` followed by `steps`, each an (operation, operand) pair, applied from left to right.
 
-    `first_letter` is the index in `LETTERS` of the letter of the first step, `listing` the order in which the
-    question lists the steps.
+    `first_letter` is the index in `LETTERS` of the letter of the first step.
     """
 
     start: int
     steps: tuple[tuple[str, int], ...]
-    first_letter: int
-    listing: tuple[int, ...]
+    first_letter: int = 0
 
     @property
     def prompt(self) -> str:
         """The question."""
-        listed = [f"{self.letters[index]}) {self.steps[index][0]}{self.steps[index][1]}" for index in self.listing]
-        return f"Start with {self.start}. Steps in the order of their letters: {', '.join(listed)}. What is the result?"
+        steps = zip(self.letters, self.steps, strict=True)
+        listed = ", ".join(f"{letter}) {operation}{operand}" for letter, (operation, operand) in steps)
+        return f"Start with {self.start}. Steps in the order of their letters: {listed}. What is the result?"
 
     @property
     def letters(self) -> str:
@@ -61,7 +59,7 @@ class Chain:
     def split(self) -> str:
         """The split this chain belongs to: 80 % train, 10 % calibration, 10 % test, by a hash of its arithmetic.
 
-        Letters and listing do not count: a chain in another dress is in the same split.
+        The letters do not count: a chain in another dress is in the same split.
         """
         if len(self.steps) in LONGER_LENGTHS:
             return "longer"
@@ -87,8 +85,7 @@ def random_chain(rng: random.Random, length: int) -> Chain:
             operation, operand = rng.choice(OPERATIONS), rng.choice(OPERANDS)
         value = apply(operation, value, operand)
         steps.append((operation, operand))
-    listing = tuple(rng.sample(range(length), length))
-    return Chain(start, tuple(steps), rng.randrange(len(LETTERS) - length + 1), listing)
+    return Chain(start, tuple(steps), rng.randrange(len(LETTERS) - length + 1))
 
 
 def chains(split: str, seed: int) -> Iterator[Chain]:

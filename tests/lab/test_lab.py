@@ -26,10 +26,10 @@ def tokenizer():
     return build_tokenizer()
 
 
-def test_a_chain_asks_in_any_order_and_is_solved_in_the_order_of_letters():
-    chain = Chain(10, (("+", 5), ("*", 3), ("-", 9)), first_letter=2, listing=(1, 0, 2))
+def test_a_chain_is_solved_from_left_to_right():
+    chain = Chain(10, (("+", 5), ("*", 3), ("-", 9)), first_letter=2)
     assert chain.prompt == (
-        "Start with 10. Steps in the order of their letters: d) *3, c) +5, e) -9. What is the result?"
+        "Start with 10. Steps in the order of their letters: c) +5, d) *3, e) -9. What is the result?"
     )
     assert chain.answer == (10 + 5) * 3 - 9
 
@@ -42,7 +42,7 @@ def test_splits_share_no_arithmetic_whatever_the_seed():
     for left in SPLITS:
         for right in SPLITS:
             assert left == right or not sets[left] & sets[right]
-    dressed = Chain(7, (("+", 2), ("+", 3)), 0, (0, 1)).split, Chain(7, (("+", 2), ("+", 3)), 9, (1, 0)).split
+    dressed = Chain(7, (("+", 2), ("+", 3)), 0).split, Chain(7, (("+", 2), ("+", 3)), 9).split
     assert dressed[0] == dressed[1]
 
 
@@ -110,7 +110,9 @@ def test_a_recipe_names_what_is_wrong(tmp_path):
 def test_training_writes_ordinary_files_and_resumes(tmp_path, monkeypatch):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    recipe = Recipe(steps=3, batch_size=2, hidden_size=16, intermediate_size=16, layers=1, heads=2, warmup_steps=1)
+    recipe = Recipe(
+        steps=3, settling_steps=2, batch_size=2, hidden_size=16, intermediate_size=16, layers=1, heads=2, warmup_steps=1
+    )
     train(recipe, tmp_path / "model")
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
