@@ -241,25 +241,33 @@ def _print_summary(folder: Path, counting: str) -> None:
 
     data = read_run(folder)
     result = summarise(data.config, data.traces, counting)
+    wide = console.width >= 130
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("", "method"):
-        table.add_column(name)
-    for name in ("n", "accuracy", "95 %", "thinking", "total", "saving", "95 %", "right/wrong", "cut off"):
+    table.add_column("")
+    table.add_column("method", overflow="fold")
+    for name in ("n", "accuracy (95 %)", "thinking", "saving (95 %)", "cut off"):
         table.add_column(name, justify="right", no_wrap=True)
+    if wide:
+        for name in ("total", "right/wrong"):
+            table.add_column(name, justify="right", no_wrap=True)
     for row in result.rows:
-        interval = _range(row.accuracy_low, row.accuracy_high)
-        saving = _range(row.token_saving_low, row.token_saving_high)
-        lengths = f"{_number(row.thinking_tokens_correct)}/{_number(row.thinking_tokens_wrong)}"
-        table.add_row(
-            "*" if row.pareto else "", row.method, str(row.n), _percent(row.accuracy), interval,
-            _number(row.thinking_tokens), _number(row.total_tokens), _percent(row.token_saving), saving,
-            lengths, _percent(row.truncated_share),
-        )  # fmt: skip
+        cells = [
+            "*" if row.pareto else "", row.method, str(row.n),
+            f"{_percent(row.accuracy)} {_range(row.accuracy_low, row.accuracy_high)}", _number(row.thinking_tokens),
+            f"{_percent(row.token_saving)} {_range(row.token_saving_low, row.token_saving_high)}",
+            _percent(row.truncated_share),
+        ]  # fmt: skip
+        if wide:
+            lengths = f"{_number(row.thinking_tokens_correct)}/{_number(row.thinking_tokens_wrong)}"
+            cells.extend([_number(row.total_tokens), lengths])
+        table.add_row(*cells)
     console.print()
     console.print(table)
     console.print(
-        f"[dim]* on the Pareto front of accuracy and {counting} tokens; saving: {counting} tokens against "
-        f"{result.baseline}, paired; right/wrong: mean thinking tokens of right and wrong responses[/dim]",
+        f"[dim]shares in %, lengths in tokens; * on the Pareto front of accuracy and {counting} tokens; saving: "
+        f"{counting} tokens against {result.baseline}, paired"
+        + ("; right/wrong: mean thinking of right and wrong responses" if wide else "")
+        + "[/dim]",
         highlight=False,
     )
     for note in result.notes:
@@ -438,7 +446,7 @@ def _printable(text: str) -> str:
 
 
 def _percent(share: float | None) -> str:
-    return "" if share is None else f"{100 * share:.1f} %"
+    return "" if share is None else f"{100 * share:.1f}"
 
 
 def _number(value: float | None) -> str:
@@ -446,7 +454,7 @@ def _number(value: float | None) -> str:
 
 
 def _range(low: float | None, high: float | None) -> str:
-    return "" if low is None or high is None else f"{100 * low:.1f} … {100 * high:.1f}"
+    return "" if low is None or high is None else f"({100 * low:.1f}…{100 * high:.1f})"
 
 
 def _spread(arguments: Sequence[str]) -> list[str]:

@@ -11,5 +11,5 @@ from pathlib import Path
 WEIGHTS = Path(__file__).parent / "weights"
 """Directory of the shipped checkpoint (ordinary Hugging Face files)."""
 
-DEMO_METHODS = ("plain", "temperature-scaling:t=0.8", "budget-forcing:max_thinking=60")
+DEMO_METHODS = ("plain", "temperature-scaling:t=0.7", "budget-forcing:max_thinking=60")
 """What `satisfice compare lab` runs. The parameters were chosen on `lab:calibration`; see docs/lab.md."""
