@@ -26,7 +26,7 @@ format: $(VENV)/installed-lint
 	$(BIN)/ruff format .
 
 curve: $(VENV)/installed  ## the accuracy-cost curves of docs/results/lab.md
-	$(BIN)/satisfice compare lab --out runs/curve --methods plain no-thinking \
+	$(BIN)/satisfice compare lab --limit 500 --out runs/curve --methods plain no-thinking \
 	  temperature-scaling:t=0.95 temperature-scaling:t=0.9 temperature-scaling:t=0.85 temperature-scaling:t=0.8 \
 	  temperature-scaling:t=0.75 temperature-scaling:t=0.7 temperature-scaling:t=0.6 temperature-scaling:t=0.5 \
 	  budget-forcing:max_thinking=40 budget-forcing:max_thinking=60 budget-forcing:max_thinking=80 \

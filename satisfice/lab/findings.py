@@ -56,7 +56,7 @@ async def measure(engine: Engine, problems: ProblemSet, sampling: Sampling, seed
         "thinking_tokens_wrong": _mean([length for length, good in zip(lengths, right, strict=True) if not good]),
         "untaken_boundaries": len(untaken),
         "end_marker_in_top_5_at_untaken_boundaries": _mean([float(rank < TOP) for rank in untaken], 4),
-        "end_marker_second_at_untaken_boundaries": _mean([float(rank == 1) for rank in untaken], 4),
+        "end_marker_likeliest_at_untaken_boundaries": _mean([float(rank == 0) for rank in untaken], 4),
         "accuracy_after_paragraphs": {count + 1: share for count, share in enumerate(curve)},
         "repeated_8_gram_share": _mean(repetition, 4),
         "repeated_8_gram_share_wrong": _mean(
