@@ -31,7 +31,7 @@ def main() -> None:
         matched = float(np.interp(row.thinking_tokens, lengths, accuracies))
         interval = f"{100 * row.accuracy_low:.1f} … {100 * row.accuracy_high:.1f}"
         print(
-            f"| {row.method.partition(':')[2]} | {row.thinking_tokens:.1f} | {100 * row.accuracy:.1f} % | {interval} "
+            f"| `{row.method}` | {row.thinking_tokens:.1f} | {100 * row.accuracy:.1f} % | {interval} "
             f"| {100 * matched:.1f} % | {100 * (row.accuracy - matched):+.1f} |"
         )
 
