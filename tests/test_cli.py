@@ -102,7 +102,7 @@ def test_methods_lists_everything_for_people_and_programs():
         (["compare", "lab", "--methods", "plain:x=1"], "plain has no parameter 'x'"),
         (["compare", "lab", "--problems", "nowhere.jsonl"], "nowhere.jsonl"),
         (["compare", "./nowhere", "--problems", "lab:test"], "no model directory"),
-        (["compare", "lab", "--problems", "lab:tset"], "lab:t"),
+        (["compare", "lab", "--problems", "lab:tset"], "the lab has no split 'tset'"),
         (["compare", "lab", "--temperature", "0.5", "--max-tokens", "5000"], "lower max_tokens"),
         (["compare", "lab", "--top-p", "3"], "top_p is 3.0"),
         (["report", "nowhere"], "no run folder"),
