@@ -18,6 +18,7 @@ from typing import Any
 
 from satisfice.engines.base import Engine, EngineError, Sampling, require
 from satisfice.intervention import Method, parse_method
+from satisfice.intervention.method import together
 from satisfice.problems import GraderPool, Problem, ProblemSet
 from satisfice.run_folder import RunFolder
 from satisfice.trace import Grade, Trace
@@ -142,15 +143,13 @@ async def run(
         total = experiment.samples * len(experiment.problems.problems)
         progress.begin(str(method), total, total - len(jobs))
         gate = asyncio.Semaphore(experiment.concurrency)
-        try:
-            async with asyncio.TaskGroup() as group:
-                for problem, sample in jobs:
-                    group.create_task(
-                        _solve_one(engine, experiment, method, problem, sample, gate, folder, graders, progress)
-                    )
-        except ExceptionGroup as failures:
-            # A method's own failures are traces by now; this is the folder or the grader, and one is enough to tell.
-            raise failures.exceptions[0] from None
+        # A method's own failures become traces; what is raised here comes from the folder or the grader.
+        await together(
+            *(
+                _solve_one(engine, experiment, method, problem, sample, gate, folder, graders, progress)
+                for problem, sample in jobs
+            )
+        )
 
 
 async def _solve_one(

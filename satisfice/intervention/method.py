@@ -132,7 +132,6 @@ class Draft:
     method: str = ""
     control: Control | None = None
     watch: Watch | None = None
-    thinking_on: bool = True
     ids: list[int] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
 
@@ -148,7 +147,7 @@ class Draft:
         self._forked_at = 0
         self._adopted = False
         self._cancellable = False
-        self.begin(self.thinking_on)
+        self.begin()
 
     def begin(self, thinking_on: bool = True, question: str | None = None) -> None:
         """Render the prompt.
@@ -220,7 +219,7 @@ class Draft:
             self._last = Generation([], "length")
             return self._last
         control = None
-        if self.control is not None and self.phase is not Phase.ANSWER:
+        if self.control is not None and not self.closed:
             control = replace(self.control, state=self.tracker.state)
         arrived: list[int] = []
         listener = arrived.append if self._cancellable else self._show if self.watch else None
@@ -260,7 +259,7 @@ class Draft:
 
     def close_thinking(self, cue: str = "") -> None:
         """Write the closing marker, and `cue` behind it, where thinking is not closed yet."""
-        if self.phase is Phase.ANSWER:
+        if self.closed:
             return
         self.force(self.closing(cue))
         self._closed_by_method = True
