@@ -3,9 +3,10 @@
 import asyncio
 import os
 import queue
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from satisfice.problems.graders import settle
 from satisfice.problems.worker import Worker, WorkerCrashed
@@ -54,13 +55,26 @@ class GraderPool:
             GraderError: there is no such grader, it does not fit the problem, or its process does not start.
             RuntimeError: the pool has been closed.
         """
-        if not finished:
-            return Grade(correct=False, expected=gold, grader=grader, note="truncated")
-        grade, settled = settle(grader, answer, gold)
+        grade, settled = _at_once(grader, answer, gold, finished)
         if settled:
             return grade
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._threads, self._judge, grade, gold, problem_id)
+
+    def grade_all(self, answers: Sequence[Mapping[str, Any]]) -> list[Grade]:
+        """The grades of many answers, each given as the arguments of `grade`; waits until the last is there.
+
+        Raises:
+            GraderError: see `grade`.
+            RuntimeError: the pool has been closed.
+        """
+        grades: list[Grade | Future[Grade]] = []
+        for given in answers:
+            gold = given["gold"]
+            grade, settled = _at_once(given["grader"], given["answer"], gold, given["finished"])
+            waiting = None if settled else self._threads.submit(self._judge, grade, gold, given.get("problem_id", ""))
+            grades.append(waiting or grade)
+        return [grade.result() if isinstance(grade, Future) else grade for grade in grades]
 
     def close(self) -> None:
         """End all processes, also those that are at work; grading again is an error."""
@@ -90,3 +104,10 @@ class GraderPool:
         finally:
             self._idle.put(worker)
         return grade
+
+
+def _at_once(grader: str, answer: str, gold: str, finished: bool) -> tuple[Grade, bool]:
+    """The grade as far as it goes without algebra, and whether that settles it."""
+    if not finished:
+        return Grade(correct=False, expected=gold, grader=grader, note="truncated"), True
+    return settle(grader, answer, gold)

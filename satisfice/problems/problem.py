@@ -2,6 +2,14 @@
 
 from dataclasses import dataclass
 
+MATH_INSTRUCTION = "Please reason step by step, and put your final answer within \\boxed{}."
+"""What is commonly asked of reasoning models, in the user turn after the question."""
+
+
+def usual_instruction(problems: str) -> str:
+    """The instruction for a problem set by name: none for the lab, whose model has never seen one, else the usual."""
+    return "" if problems.startswith("lab:") else MATH_INSTRUCTION
+
 
 @dataclass(frozen=True)
 class Problem:

@@ -1,0 +1,209 @@
+"""What a training is made of: one flat YAML file, checked as a whole before anything is loaded."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from satisfice.parameters import nearest
+from satisfice.reinforcement import Objective, objective_from
+from satisfice.thinking import ThinkingFormat
+
+
+class RecipeError(ValueError):
+    """A recipe that cannot be carried out; the message names the key."""
+
+
+class Adapter(BaseModel):
+    """Train a LoRA adapter instead of all weights; see peft's `LoraConfig`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    r: int = Field(16, ge=1)
+    alpha: int = Field(32, ge=1)
+    dropout: float = Field(0.0, ge=0, lt=1)
+    target_modules: list[str] | str = "all-linear"
+
+
+class Recipe(BaseModel):
+    """Everything that decides the trained weights.
+
+    Attributes:
+        model: lab, a directory or a Hub id.
+        objective: its `name` and its parameters.
+        problems: what to train on: a JSONL file, lab:train, a Hub data set, reasoning-gym:NAME.
+        limit: of these the first so many.
+        split, columns, grader: as in `satisfice compare`.
+        instruction: text after each question; by default the usual one for maths, none for the lab.
+        validation: held-out problems; their accuracy is logged, and objectives that follow it need it.
+        validation_limit: of these the first so many.
+        validate_every: steps between two validations; there is one before the first step.
+        reference_samples: responses to each training problem by which the untrained model's accuracy is measured, for
+            objectives that compare with it.
+        thinking_format: a family name or "OPEN,CLOSE", where it is not detected.
+        seed: decides every random number.
+        steps: optimizer steps.
+        prompts_per_step: prompts of one step.
+        responses_per_prompt: rollouts of each prompt, the group.
+        micro_batch: responses that one device takes through the model at once.
+        processes: how many processes there must be; refused at the start where there are not as many.
+        max_tokens: of one response.
+        temperature, top_p: of the rollouts.
+        learning_rate, schedule, warmup_steps: of AdamW.
+        kl: weight of the divergence from the untrained model (TRL's beta).
+        save_every: steps between two checkpoints.
+        adapter: train a LoRA adapter.
+        grpo: further settings of TRL's GRPOConfig, by their names there.
+        architecture: model type (qwen2, qwen3, llama, ...) of the tiny model that --dry-run builds where the real one's
+            configuration is not at hand.
+        threads: CPU threads.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: str
+    objective: dict[str, Any]
+    problems: str
+    limit: int | None = Field(None, ge=1)
+    split: str | None = None
+    columns: dict[str, str] | None = None
+    grader: str | None = None
+    instruction: str | None = None
+    validation: str | None = None
+    validation_limit: int = Field(200, ge=1)
+    validate_every: int = Field(0, ge=0)
+    reference_samples: int = Field(4, ge=1)
+    thinking_format: str | None = None
+    seed: int = 0
+    steps: int = Field(ge=1)
+    prompts_per_step: int = Field(16, ge=1)
+    responses_per_prompt: int = Field(8, ge=2)
+    micro_batch: int = Field(16, ge=1)
+    processes: int | None = Field(None, ge=1)
+    max_tokens: int = Field(ge=1)
+    temperature: float = Field(1.0, gt=0)
+    top_p: float = Field(1.0, gt=0, le=1)
+    learning_rate: float = Field(gt=0)
+    schedule: str = "constant"
+    warmup_steps: int = Field(0, ge=0)
+    kl: float = Field(0.0, ge=0)
+    save_every: int = Field(50, ge=1)
+    adapter: Adapter | None = None
+    grpo: dict[str, Any] = Field(default_factory=dict)
+    architecture: str = ""
+    threads: int | None = Field(None, ge=1)
+
+    def build_objective(self) -> Objective:
+        """The objective.
+
+        Raises:
+            ObjectiveError: there is no such objective or parameter.
+        """
+        parameters = dict(self.objective)
+        return objective_from(str(parameters.pop("name", "")), parameters)
+
+    def thinking(self) -> ThinkingFormat | None:
+        """The thinking format, where the recipe names one."""
+        return ThinkingFormat.parse(self.thinking_format) if self.thinking_format else None
+
+
+def load_recipe(path: Path, changes: Sequence[str] = ()) -> Recipe:
+    """The recipe in a YAML file, with changes spelled `key=value` or `objective.key=value` on top.
+
+    Raises:
+        RecipeError: the file cannot be read, or a key or value does not fit; the message names it.
+    """
+    try:
+        data = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise RecipeError(f"there is no recipe {path}: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(data, dict):
+        raise RecipeError(f"{path} holds no keys; see recipes/lab/tldr.yaml for what a recipe looks like")
+    for change in changes:
+        _set(data, change)
+    return check_recipe(data, str(path))
+
+
+def check_recipe(data: dict[str, Any], where: str = "recipe") -> Recipe:
+    """The recipe in plain data; `where` it came from is named in errors.
+
+    Raises:
+        RecipeError: a key or value does not fit, or they do not fit together.
+    """
+    try:
+        recipe = Recipe.model_validate(data)
+    except ValidationError as error:
+        raise RecipeError(f"{where}: {_sentence(error)}") from error
+    # What these raise is a sentence of its own.
+    recipe.build_objective()
+    recipe.thinking()
+    known = _grpo_settings()
+    ours = {"reward_weights", "scale_rewards", *OURS}
+    for key in recipe.grpo:
+        if key in OURS:
+            raise RecipeError(f"{where}: grpo.{key} is set by {OURS[key]}; leave it out of grpo")
+        if key not in known or key in ours:
+            raise RecipeError(f"{where}: grpo has no setting {key!r}{nearest(key, known - ours)}")
+    return recipe
+
+
+OURS = {
+    "output_dir": "--out",
+    "max_steps": "steps",
+    "per_device_train_batch_size": "micro_batch",
+    "gradient_accumulation_steps": "prompts_per_step, responses_per_prompt and micro_batch",
+    "num_generations": "responses_per_prompt",
+    "max_completion_length": "max_tokens",
+    "temperature": "temperature",
+    "top_p": "top_p",
+    "learning_rate": "learning_rate",
+    "lr_scheduler_type": "schedule",
+    "warmup_steps": "warmup_steps",
+    "beta": "kl",
+    "save_steps": "save_every",
+    "seed": "seed",
+    "eval_steps": "validate_every",
+}
+"""Settings of GRPOConfig that a key of the recipe decides."""
+
+
+def _grpo_settings() -> set[str]:
+    from trl import GRPOConfig
+
+    return {field.name for field in dataclasses.fields(GRPOConfig)}
+
+
+def _set(data: dict[str, Any], change: str) -> None:
+    key, equals, value = change.partition("=")
+    if not equals or not key.strip():
+        raise RecipeError(f"--set {change!r} must look like key=value, for example learning_rate=1e-5")
+    *path, last = key.strip().split(".")
+    for part in path:
+        data = data.setdefault(part, {})
+        if not isinstance(data, dict):
+            raise RecipeError(f"--set {change!r}: {part} holds a value, no keys")
+    data[last] = _number(yaml.safe_load(value))
+
+
+def _number(value: Any) -> Any:
+    """YAML 1.1 takes 1e-5 for a text, which is never what is meant here."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
+def _sentence(error: ValidationError) -> str:
+    first = error.errors()[0]
+    key = ".".join(map(str, first["loc"]))
+    if first["type"] == "extra_forbidden":
+        return f"there is no key {key!r}{nearest(key, Recipe.model_fields)}"
+    if first["type"] == "missing":
+        return f"the key {key!r} is missing"
+    reason = first["msg"].removeprefix("Value error, ")
+    return f"{key} is {first['input']!r}: {reason[0].lower()}{reason[1:]}"
