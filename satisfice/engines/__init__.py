@@ -2,13 +2,28 @@
 
 from satisfice.engines.base import (
     Capability,
+    Child,
     Engine,
     EngineError,
     Generation,
+    Leaf,
     Sampling,
     Scores,
+    TokenTree,
     Usage,
     require,
 )
 
-__all__ = ["Capability", "Engine", "EngineError", "Generation", "Sampling", "Scores", "Usage", "require"]
+__all__ = [
+    "Capability",
+    "Child",
+    "Engine",
+    "EngineError",
+    "Generation",
+    "Leaf",
+    "Sampling",
+    "Scores",
+    "TokenTree",
+    "Usage",
+    "require",
+]

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from transformers import PreTrainedTokenizerBase
 
@@ -35,6 +35,8 @@ class Capability(StrEnum):
     """Does not compute a shared prefix twice."""
     CANCEL = "cancel"
     """Stops a request when its task is cancelled."""
+    TREE = "tree"
+    """Grows many branches of one prompt in step, computing every shared token once."""
 
 
 class EngineError(ValueError):
@@ -52,6 +54,8 @@ class Sampling:
         min_p: tokens below this share of the largest probability are dropped.
         max_tokens: tokens generated at most.
         stop: texts that end the generation; the token that completes one is part of the result.
+        lookahead: those of `stop` behind which, where they end a token, one more is written: it shows whether they
+            stand as words of their own. An engine may leave it out; whoever needs it asks for it then.
         stop_ids: token ids that end the generation, besides the model's own end-of-text tokens.
         ignore_eos: go on past the model's own end-of-text tokens.
         seed: of this request. The random number for the token at position p of a sequence depends on (seed, p)
@@ -64,6 +68,7 @@ class Sampling:
     min_p: float = 0.0
     max_tokens: int = 4096
     stop: tuple[str, ...] = ()
+    lookahead: tuple[str, ...] = ()
     stop_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
     seed: int = 0
@@ -106,8 +111,8 @@ class Generation:
         ids: the new token ids, the one that stopped the generation included.
         finish: "stop", "length" or "cancelled".
         stopped_by: the stop text or token id that ended it; None unless finish is "stop".
-        stop_tokens: how many tokens at the end of `ids` hold the stop: `ids[:-stop_tokens]` is the text before it,
-            to whole tokens; 0 unless finish is "stop".
+        stop_tokens: how many tokens at the end of `ids` hold the stop and what was written behind it to look ahead:
+            `ids[:-stop_tokens]` is the text before it, to whole tokens; 0 unless finish is "stop".
         logprobs: natural log-probability of each new token, of the model's own distribution: before any control,
             temperature or truncation. None where not asked for.
         top_logprobs: per new token, the most likely tokens and their log-probabilities, most likely first.
@@ -140,6 +145,80 @@ class Scores:
     usage: Usage = field(default_factory=Usage)
 
 
+@dataclass(frozen=True)
+class Child:
+    """A token that a branch of a tree goes on with.
+
+    Attributes:
+        parent: the leaf that it follows, as its place in the list that the tree gave last.
+        token: its id.
+        seed: of the branch from here on; decides what is drawn behind this token.
+    """
+
+    parent: int
+    token: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """What may follow the last token of one branch.
+
+    Attributes:
+        entropy: of the full next-token distribution at the tree's entropy temperature, in nats.
+        varentropy: variance of -ln p under that same distribution, in nats squared.
+        top: the most likely next tokens and their natural log-probabilities, most likely first and by id where
+            equal; of the model's own distribution, at temperature 1.
+        sampled: the token that the branch's seed draws next, by the tree's sampling.
+        sampled_logprob: its natural log-probability in the model's own distribution.
+    """
+
+    entropy: float
+    varentropy: float
+    top: dict[int, float]
+    sampled: int
+    sampled_logprob: float
+
+
+class TokenTree(ABC):
+    """Branches that begin with one prompt and grow in step, one token each at a time.
+
+    An asynchronous context manager: entering computes the prompt, leaving frees what the tree holds. A branch that
+    is always continued with what its leaf has `sampled`, under the sampling's own seed, is what `generate` writes.
+
+    Attributes:
+        root: the leaf at the end of the prompt; there once the tree is entered.
+        usage: what the tree has cost so far. Every branch counts as a row of its own in `forward_passes`; `generated`
+            are the tokens that were added to the tree.
+    """
+
+    root: Leaf
+    usage: Usage
+
+    @abstractmethod
+    async def advance(self, children: Sequence[Child]) -> list[Leaf]:
+        """Add one token to every branch that is to live on, and say what may follow each of them.
+
+        Two children of one leaf are two branches from there on. A leaf without a child is let go, together with all
+        tokens before it that no other branch shares.
+
+        Args:
+            children: at least one; a `parent` counts the leaves of the call before, or is 0 for the root.
+
+        Returns:
+            a leaf for each child, in the same order.
+
+        Raises:
+            EngineError: the tree cannot be served, whatever the load: too deep, or more tokens than there is room for.
+        """
+
+    @abstractmethod
+    async def __aenter__(self) -> Self: ...
+
+    @abstractmethod
+    async def __aexit__(self, *failure: object) -> None: ...
+
+
 class Engine(ABC):
     """Where tokens come from.
 
@@ -152,6 +231,7 @@ class Engine(ABC):
         end_ids: tokens that end a response.
         context_length: most tokens a sequence can hold, prompt included.
         default_sampling: what the model's authors recommend, where they do.
+        levels: the length instructions that the model was trained on, by level; empty for most models.
         companions: other engines, by the names under which a method with two models asks for them.
     """
 
@@ -163,6 +243,7 @@ class Engine(ABC):
     end_ids: frozenset[int]
     context_length: int
     default_sampling: Sampling
+    levels: Mapping[str, str] = MappingProxyType({})
     companions: Mapping[str, "Engine"] = MappingProxyType({})
 
     @abstractmethod
@@ -198,6 +279,21 @@ class Engine(ABC):
         Raises:
             EngineError: `start` is not within 1..len(ids) - 1.
         """
+
+    def tree(self, prompt_ids: Sequence[int], sampling: Sampling, *, top: int, entropy_temperature: float) -> TokenTree:
+        """A tree of continuations of `prompt_ids`, to be entered with `async with`; see `Capability.TREE`.
+
+        Args:
+            prompt_ids: what all branches begin with.
+            sampling: how leaves draw their next token. `max_tokens` bounds the depth of the tree, `seed` is that of
+                the root; what ends a branch is for the caller to decide.
+            top: how many of the most likely tokens every leaf lists.
+            entropy_temperature: of the distribution whose entropy and varentropy leaves report; above 0.
+
+        Raises:
+            EngineError: the engine grows no trees, or none like this.
+        """
+        raise EngineError(f"{self.name} grows no trees of branches")
 
     def close(self) -> None:  # noqa: B027 -- an engine may have nothing to free
         """Free what the engine holds; it cannot be used afterwards."""

@@ -6,9 +6,12 @@ What remains is float noise: a matrix product may round differently in another b
 within that noise of a boundary may then differ.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+
+from satisfice.engines.base import Sampling
 
 CANDIDATES = 1024
 """How many of the most likely tokens are sorted before a row's truncation is checked against the whole vocabulary."""
@@ -33,6 +36,24 @@ class Choice:
     seed: torch.Tensor
     any_sampled: bool
     any_truncated: bool
+
+    @classmethod
+    def of(cls, settings: Sequence[Sampling], seeds: Sequence[int], device: torch.device) -> "Choice":
+        """The parameters of rows with these settings; `seeds` stand in for the settings' own."""
+        return cls(
+            torch.tensor([s.temperature for s in settings], dtype=torch.float32, device=device),
+            torch.tensor([s.top_p for s in settings], dtype=torch.float64, device=device),
+            torch.tensor([s.top_k for s in settings], dtype=torch.int64, device=device),
+            torch.tensor([s.min_p for s in settings], dtype=torch.float32, device=device),
+            torch.tensor([_signed(seed) for seed in seeds], dtype=torch.int64, device=device),
+            any_sampled=any(s.temperature > 0 for s in settings),
+            any_truncated=any(s.top_p < 1 or s.top_k > 0 or s.min_p > 0 for s in settings),
+        )
+
+
+def _signed(seed: int) -> int:
+    """A seed as the int64 with the same low 64 bits."""
+    return (seed + (1 << 63)) % (1 << 64) - (1 << 63)
 
 
 def uniform(seed: torch.Tensor, position: torch.Tensor) -> torch.Tensor:

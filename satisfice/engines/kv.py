@@ -15,6 +15,9 @@ from transformers import Cache
 BLOCK = 8
 """Tokens a link of the prefix store's hash chain; shorter common prefixes are not worth looking for."""
 
+STRIDE = 64
+"""Tokens that are compared at once where two sequences are; a chain may have many thousands."""
+
 Pages = list[tuple[torch.Tensor, torch.Tensor]]
 """Keys and values of one sequence, a pair of (heads, tokens, dimension) a layer."""
 
@@ -44,11 +47,7 @@ class RowCache(Cache):
         self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: object, **kwargs: object
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Write (B, heads, S, dimension) new keys and values where `aim` says and return all that is visible."""
-        if layer_idx == len(self._keys):
-            # Shapes and types are only known when the first layer speaks.
-            self._keys.append(self._empty(key_states))
-            self._values.append(self._empty(value_states))
-        keys, values = self._keys[layer_idx], self._values[layer_idx]
+        keys, values = self._layer(layer_idx, key_states, value_states)
         keys[self._row_index, :, self._positions] = key_states.transpose(1, 2)
         values[self._row_index, :, self._positions] = value_states.transpose(1, 2)
         return keys[self._window, :, : self._visible], values[self._window, :, : self._visible]
@@ -56,6 +55,14 @@ class RowCache(Cache):
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Tokens visible to the next forward pass."""
         return self._visible
+
+    def _layer(self, index: int, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values of all rows in one layer, made where they are missing for such as are given."""
+        if index == len(self._keys):
+            # Shapes and types are only known when the first keys and values come.
+            self._keys.append(self._empty(keys))
+            self._values.append(self._empty(values))
+        return self._keys[index], self._values[index]
 
     def _empty(self, like: torch.Tensor) -> torch.Tensor:
         # Zeros, not garbage: a masked NaN would still poison a row.
@@ -98,9 +105,10 @@ class RowCache(Cache):
 
     def put(self, row: int, pages: Pages, tokens: int) -> None:
         """Write the first `tokens` tokens of `pages` into a row."""
-        for layer, (keys, values) in enumerate(pages):
-            self._keys[layer][row, :, :tokens] = keys[:, :tokens]
-            self._values[layer][row, :, :tokens] = values[:, :tokens]
+        for index, (keys, values) in enumerate(pages):
+            all_keys, all_values = self._layer(index, keys[None], values[None])
+            all_keys[row, :, :tokens] = keys[:, :tokens]
+            all_values[row, :, :tokens] = values[:, :tokens]
 
 
 @dataclass(eq=False)
@@ -192,4 +200,8 @@ def links(ids: Sequence[int]) -> list[int]:
 def common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
     """How many tokens two sequences have in common at their beginning."""
     shortest = min(len(left), len(right))
-    return next((index for index in range(shortest) if left[index] != right[index]), shortest)
+    for start in range(0, shortest, STRIDE):
+        end = min(start + STRIDE, shortest)
+        if list(left[start:end]) != list(right[start:end]):
+            return next(index for index in range(start, end) if left[index] != right[index])
+    return shortest

@@ -23,18 +23,24 @@ import psutil
 import torch
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import cached_file
 
-from satisfice.engines.base import Capability, Engine, EngineError, Generation, Sampling, Scores, Usage
+from satisfice.engines.base import Capability, Engine, EngineError, Generation, Sampling, Scores, TokenTree, Usage
 from satisfice.engines.choosing import Choice, choose
 from satisfice.engines.control import Control, ControlBatch, Markers
 from satisfice.engines.kv import BLOCK, PrefixStore, RowCache, common_prefix
+from satisfice.engines.tree import GATHERING, Forest, RowTree, Tree
 from satisfice.lab import WEIGHTS
+from satisfice.levels import FILE as LEVELS_FILE
+from satisfice.levels import read_levels
 from satisfice.thinking import ThinkingFormat, token_bytes
 
 PREFILL_CHUNK = 2048
 """Tokens of one forward pass over prompts, at most."""
 SCORE_CHUNK = 128
 """The same where the logits of every position are needed, which weigh a whole vocabulary a token."""
+STEPWISE = 16
+"""Prompt tokens that a row takes in with the decoding steps at most; a pass of their own computes more for less."""
 FIRST_LENGTH = 256
 """Tokens a row has room for at first; doubled as rows grow."""
 
@@ -43,7 +49,9 @@ FIRST_LENGTH = 256
 class Request:
     """One call of `generate` or `score` on its way through the engine.
 
-    `ids[:computed]` have keys and values in the cache; while running, all but the last token do.
+    `ids[:computed]` have keys and values in the cache; while running, all but the last token do, or all but the last
+    few where a short rest of the prompt is taken in step by step. `tail` is as much of the text so far as a stop may
+    begin in; `stopped` is the stop that was found, and the place in `ids` where it begins.
     """
 
     ids: list[int]
@@ -61,10 +69,19 @@ class Request:
     entropies: list[float] = field(default_factory=list)
     tops: list[dict[int, float]] = field(default_factory=list)
     stop_ids: frozenset[int] = frozenset()
+    stops: dict[bytes, str] = field(default_factory=dict)
+    longest_stop: int = 0
     tail: bytes = b""
+    stopped: tuple[str, int] | None = None
+    looking_ahead: bool = False
     distribution: torch.Tensor | None = None
     result: "Future[Generation | Scores]" = field(default_factory=Future)
     cancelled: bool = False
+
+    @property
+    def behind(self) -> bool:
+        """Whether the next token to compute is not the last: what follows it is known and not chosen."""
+        return self.computed < len(self.ids) - 1
 
     @property
     def wants_distribution(self) -> bool:
@@ -80,9 +97,9 @@ class TransformersEngine(Engine):
         tokenizer: its tokenizer.
         thinking: how it marks thinking; detected from the tokenizer where not given.
         name: for messages and run folders.
-        max_batch: rows that run at once at most.
-        max_batch_tokens: tokens of keys and values held for running rows at most, padding included; by default what
-            fits in a quarter of the free memory. Requests wait in a queue for room.
+        max_batch: rows that run at once at most, and as many trees.
+        max_batch_tokens: tokens of keys and values held for running rows and trees at most, padding included; by
+            default what fits in a quarter of the free memory. Requests wait in a queue for room.
         max_cached_tokens: tokens of keys and values kept of finished rows at most; by default as many again.
         threads: CPU threads of the model; None leaves torch's choice. Tiny models are fastest with 1.
 
@@ -128,6 +145,7 @@ class TransformersEngine(Engine):
 
         self._cache = RowCache()
         self._store = PrefixStore(self.max_cached_tokens)
+        self._forest = Forest(self._attend, self.device, max_batch, PREFILL_CHUNK, self.name)
         self._running: list[Request] = []
         self._waiting: deque[Request] = deque()
         self._free_slots = list(range(max_batch))
@@ -182,7 +200,8 @@ class TransformersEngine(Engine):
             _require_gguf()
         if _looks_like_path(model) and not Path(model).expanduser().is_dir():
             raise EngineError(f"there is no model directory {model}; give a directory with config.json, or a Hub id")
-        if gguf_file is None and Path(source).is_dir() and not (Path(source) / "config.json").is_file():
+        configurations = [Path(source) / name for name in ("config.json", "adapter_config.json")]
+        if gguf_file is None and Path(source).is_dir() and not any(path.is_file() for path in configurations):
             raise EngineError(f"the directory {model} holds no config.json; give one that a model was saved to")
         chosen: Any = ("auto" if device.startswith("cuda") else torch.float32) if dtype == "auto" else dtype
         extra: dict[str, Any] = {"revision": revision} if revision else {}
@@ -192,7 +211,9 @@ class TransformersEngine(Engine):
         except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
             raise EngineError(f"cannot load the model {model}: {' '.join(str(error).split())}") from error
         options.setdefault("name", f"transformers:{model}")
-        return cls(network.to(device), tokenizer, thinking=thinking, **options)
+        engine = cls(network.to(device), tokenizer, thinking=thinking, **options)
+        engine.levels = _levels(source, extra)
+        return engine
 
     # -- the contract
 
@@ -215,6 +236,8 @@ class TransformersEngine(Engine):
             entropy,
             prompt_length=len(prompt_ids),
             stop_ids=frozenset(sampling.stop_ids) | (frozenset() if sampling.ignore_eos else self.end_ids),
+            stops={stop.encode(): stop for stop in sampling.stop},
+            longest_stop=max((len(stop.encode()) for stop in sampling.stop), default=0),
         )
         if on_token is not None:
             loop = asyncio.get_running_loop()
@@ -233,37 +256,56 @@ class TransformersEngine(Engine):
         assert isinstance(result, Scores)
         return result
 
+    def tree(self, prompt_ids: Sequence[int], sampling: Sampling, *, top: int, entropy_temperature: float) -> TokenTree:
+        """See `Engine.tree`."""
+        ids = list(prompt_ids)
+        self._check(ids, len(ids) + sampling.max_tokens)
+        if not 1 <= top <= self._vocabulary:
+            raise EngineError(f"top is {top}; it must be within 1..{self._vocabulary}")
+        if entropy_temperature <= 0:
+            raise EngineError(f"entropy_temperature is {entropy_temperature}; it must be above 0")
+        tree = Tree(ids, sampling, top, entropy_temperature, self.device)
+        return RowTree(tree, self._forest, self._vocabulary, self._wake, self._start)
+
     def close(self) -> None:
-        """Stop the step loop; requests still running are answered as cancelled."""
+        """Stop the step loop; requests still running are answered as cancelled, steps of trees with an error."""
         with self._wake:
             self._closing = True
             self._wake.notify()
         if self._thread is not None:
             self._thread.join()
 
-    async def _submit(self, request: Request, room: int) -> "Generation | Scores":
-        if not request.ids:
+    def _check(self, ids: Sequence[int], room: int) -> None:
+        """Refuse a prompt that cannot be served, or not with as many tokens behind it as `room` takes."""
+        if not ids:
             raise EngineError("a prompt needs at least one token")
-        if not 0 <= min(request.ids) <= max(request.ids) < self._vocabulary:
-            wrong = next(token for token in request.ids if not 0 <= token < self._vocabulary)
+        if not 0 <= min(ids) <= max(ids) < self._vocabulary:
+            wrong = next(token for token in ids if not 0 <= token < self._vocabulary)
             raise EngineError(f"token id {wrong} is not in the vocabulary of {self.name}, 0..{self._vocabulary - 1}")
-        if not 0 <= request.top_logprobs <= self._vocabulary:
-            raise EngineError(f"top_logprobs is {request.top_logprobs}; it must be within 0..{self._vocabulary}")
         # The newest token has no keys and values until the next step, so it needs no room.
         limit = min(self.context_length, self.max_batch_tokens)
         if room > limit:
             what = "context length" if limit == self.context_length else "max_batch_tokens"
             raise EngineError(
-                f"{len(request.ids)} prompt tokens and {room - len(request.ids)} new ones exceed the {what} of "
-                f"{self.name}, {limit}: lower max_tokens to {max(0, limit - len(request.ids))} or less"
+                f"{len(ids)} prompt tokens and {room - len(ids)} new ones exceed the {what} of "
+                f"{self.name}, {limit}: lower max_tokens to {max(0, limit - len(ids))} or less"
             )
+
+    def _start(self) -> None:
+        """See to it that the step loop runs; called with `_wake` held."""
+        if self._closing:
+            raise EngineError(f"{self.name} is closed")
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._loop, name="satisfice-engine", daemon=True)
+            self._thread.start()
+
+    async def _submit(self, request: Request, room: int) -> "Generation | Scores":
+        self._check(request.ids, room)
+        if not 0 <= request.top_logprobs <= self._vocabulary:
+            raise EngineError(f"top_logprobs is {request.top_logprobs}; it must be within 0..{self._vocabulary}")
         request.result.set_running_or_notify_cancel()  # from here on only the step loop settles it
         with self._wake:
-            if self._closing:
-                raise EngineError(f"{self.name} is closed")
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._loop, name="satisfice-engine", daemon=True)
-                self._thread.start()
+            self._start()
             self._inbox.append(request)
             self._wake.notify()
         try:
@@ -280,26 +322,41 @@ class TransformersEngine(Engine):
         with torch.inference_mode():
             while True:
                 with self._wake:
-                    self._wake.wait_for(lambda: self._inbox or self._waiting or self._running or self._closing)
+                    self._wake.wait_for(self._has_work)
+                    self._gather()
                     self._waiting.extend(self._inbox)
                     self._inbox.clear()
                     closing = self._closing
                 if closing:
                     for request in [*self._running, *self._waiting]:
                         self._finish(request, "cancelled")
+                    self._forest.abandon(f"{self.name} is closed")
                     return
                 try:
                     self._drop_cancelled()
                     self._admit()
                     if self._running:
                         self._step()
+                    if self._forest.wanted:
+                        self._step_trees()
                 except Exception as error:  # whatever went wrong, callers must not wait for ever
                     self._abandon(error)
 
+    def _has_work(self) -> bool:
+        return bool(self._inbox or self._waiting or self._running or self._forest.wanted or self._closing)
+
+    def _gather(self) -> None:
+        """Wait for the trees whose owners are about to ask for a step, so that one pass serves them all."""
+        while not (self._forest.gathered or self._running or self._inbox or self._closing):
+            if not self._wake.wait(GATHERING):
+                return
+
     def _abandon(self, error: Exception) -> None:
+        failure = f"{self.name} failed: {type(error).__name__}: {error}"
         for request in [*self._running, *self._waiting]:
             if not request.result.done():
-                request.result.set_exception(EngineError(f"{self.name} failed: {type(error).__name__}: {error}"))
+                request.result.set_exception(EngineError(failure))
+        self._forest.abandon(failure)
         self._running.clear()
         self._waiting.clear()
         self._free_slots = list(range(self.max_batch))
@@ -322,13 +379,14 @@ class TransformersEngine(Engine):
         """Fill free rows from the queue, computing each prompt only where nothing computed before begins like it."""
         while self._waiting:
             wave: list[Request] = []
+            awaited: int | None = None
             while self._waiting and len(self._running) < self.max_batch:
                 request = self._waiting[0]
                 known = len(request.ids) - 1 if request.score_from is None else request.score_from - 1
                 source, shared = self._best_source(request.ids[:known])
-                overlap = max((common_prefix(other.ids[:-1], request.ids[:known]) for other in wave), default=0)
-                if overlap >= max(shared + 1, BLOCK):
-                    break  # someone in this wave is about to compute what this one could copy
+                awaited = self._about_to_compute(request.ids[:known], max(shared + 1, BLOCK))
+                if awaited is not None:
+                    break  # once that is done, this one can copy it
                 needed = len(request.ids) + (request.score_from is None)  # room for the first new token
                 if not self._make_room(len(self._running) + 1, max(needed, self._longest())):
                     break
@@ -345,10 +403,24 @@ class TransformersEngine(Engine):
                 wave.append(request)
                 if request.control is not None:
                     self._admit_control(request)
-            if not wave:
+            if not wave and awaited is None:
                 return
             self._rows_changed = True
-            self._prefill(wave)
+            first = len(self._running) - len(wave)
+            if awaited is not None:
+                self._prefill(min(awaited, first))
+            elif not self._stepwise(wave):
+                self._prefill(first)
+
+    def _stepwise(self, wave: list[Request]) -> bool:
+        """Whether new rows take in the rest of their prompts with the decoding steps, one token a step.
+
+        A pass over prompts holds up every row that is writing by one step; without it, new rows alone are held up,
+        by one step a token. Whatever costs fewer steps is done: the cue of a probe, among many rows, costs no pass.
+        """
+        rests = [len(request.ids) - 1 - request.computed for request in wave]
+        scoring = any(request.score_from is not None for request in wave)
+        return not scoring and max(rests) <= STEPWISE and sum(rests) <= len(self._running) - len(wave)
 
     def _best_source(self, ids: list[int]) -> tuple[Any, int]:
         """Whatever shares most tokens with `ids`: a stored prefix or a running row."""
@@ -362,12 +434,19 @@ class TransformersEngine(Engine):
                     best, shared = running, length
         return best, shared
 
+    def _about_to_compute(self, ids: list[int], least: int) -> int | None:
+        """The first row with a prompt not computed yet that shares `least` tokens or more with `ids`."""
+        for row, running in enumerate(self._running):
+            if running.behind and common_prefix(running.ids[:-1], ids) >= least:
+                return row
+        return None
+
     def _longest(self) -> int:
         return max((len(request.ids) for request in self._running), default=0)
 
     def _make_room(self, rows: int, length: int) -> bool:
         """Whether `rows` rows of `length` tokens fit; resizes the cache where they do and it is needed."""
-        limit = self.max_batch_tokens
+        limit = self.max_batch_tokens - self._forest.held
         target = self._cache.length or FIRST_LENGTH
         while target < length:
             target *= 2
@@ -377,16 +456,18 @@ class TransformersEngine(Engine):
             # Doubling is only for speed; near the limit the rows share what there is.
             target = limit // rows
             if target < length:
-                return False
+                # Trees make room for a row that is there already, or for the first one: rows never wait for trees.
+                pressing = rows <= max(1, len(self._running))
+                return pressing and self._forest.give_way() and self._make_room(rows, length)
         if target != self._cache.length or rows > self._cache.rows:
             # Rows are added by doubling too, so that a small batch does not hold memory for a large one.
             wanted = self._cache.rows if rows <= self._cache.rows else max(8, rows, 2 * self._cache.rows)
             self._cache.resize(max(rows, min(wanted, self.max_batch, limit // target)), target)
         return True
 
-    def _prefill(self, wave: list[Request]) -> None:
-        """Compute the prompts of newly taken rows, which are the last ones, all but each one's final token."""
-        first = len(self._running) - len(wave)
+    def _prefill(self, first: int) -> None:
+        """Compute the prompts of the rows from `first` on, all but each one's final token."""
+        wave = self._running[first:]
         ends = [len(request.ids) - 1 for request in wave]
         while pending := [row for row, request in enumerate(wave) if request.computed < ends[row]]:
             low = pending[0]
@@ -454,9 +535,14 @@ class TransformersEngine(Engine):
         done = []
         for row, (request, token) in enumerate(zip(self._running, chosen, strict=True)):
             request.computed += 1
+            request.usage.forward_passes += 1
+            if request.computed < len(request.ids):  # a prompt that is taken in step by step: the token is known
+                request.usage.prefilled += 1
+                self._tokens[row] = request.ids[request.computed]
+                self._rows_changed |= not request.behind
+                continue
             request.ids.append(token)
             request.usage.generated += 1
-            request.usage.forward_passes += 1
             if request.emit is not None:
                 request.emit(token)
             if finish := self._finished(request, token):
@@ -468,29 +554,19 @@ class TransformersEngine(Engine):
         """Row-wise tensors, made anew only when a row has come or gone."""
         running = self._running
 
-        def column(values: list[Any], dtype: torch.dtype) -> torch.Tensor:
-            return torch.tensor(values, dtype=dtype, device=self.device)
+        def column(values: list[int]) -> torch.Tensor:
+            return torch.tensor(values, device=self.device)
 
         settings = [request.sampling for request in running]
-        self._choice = Choice(
-            column([s.temperature for s in settings], torch.float32),
-            column([s.top_p for s in settings], torch.float64),
-            column([s.top_k for s in settings], torch.int64),
-            column([s.min_p for s in settings], torch.float32),
-            column([_signed(s.seed) for s in settings], torch.int64),
-            any_sampled=any(s.temperature > 0 for s in settings),
-            any_truncated=any(s.top_p < 1 or s.top_k > 0 or s.min_p > 0 for s in settings),
-        )
-        self._tokens = column([request.ids[-1] for request in running], torch.int64)
-        self._positions = column([len(request.ids) - 1 for request in running], torch.int64)
+        self._choice = Choice.of(settings, [s.seed for s in settings], self.device)
+        self._tokens = column([request.ids[request.computed] for request in running])
+        self._positions = column([request.computed for request in running])
         self._control_rows = []
         for kind, controls in self._controls.items():
-            rows = [row for row, request in enumerate(running) if type(request.control) is kind]
+            rows = [row for row, request in enumerate(running) if type(request.control) is kind and not request.behind]
             if rows:
-                slots = column([running[row].slot for row in rows], torch.int64)
-                self._control_rows.append(
-                    (controls, slots, None if len(rows) == len(running) else column(rows, torch.int64))
-                )
+                slots = column([running[row].slot for row in rows])
+                self._control_rows.append((controls, slots, None if len(rows) == len(running) else column(rows)))
         self._rows_changed = False
 
     def _forward(self, ids: torch.Tensor, positions: torch.Tensor, window: slice, logits_to_keep: int) -> torch.Tensor:
@@ -498,11 +574,23 @@ class TransformersEngine(Engine):
         visible = max(len(request.ids) for request in self._running[window])
         self._cache.aim(window, positions, visible)
         columns = torch.arange(visible, device=self.device)
-        seen = (columns <= positions[:, :, None])[:, None]
-        mask = self._mask(seen)
+        return self._attend(self._cache, ids, positions, columns <= positions[:, :, None], columns, logits_to_keep)
+
+    def _attend(
+        self,
+        cache: RowCache,
+        ids: torch.Tensor,
+        positions: torch.Tensor,
+        seen: torch.Tensor,
+        depths: torch.Tensor,
+        logits_to_keep: int,
+    ) -> torch.Tensor:
+        """See `Attend`."""
+        mask = self._mask(seen[:, None])
         masks: torch.Tensor | dict[str, torch.Tensor] = mask
         if "sliding_attention" in self._layer_kinds:
-            windowed = self._mask(seen & (columns > positions[:, :, None] - self._window)[:, None])
+            near = depths.view(-1, 1, depths.shape[-1]) > positions[:, :, None] - self._window
+            windowed = self._mask((seen & near)[:, None])
             masks = {"full_attention": mask, "sliding_attention": windowed}
             if self._layer_kinds == {"sliding_attention"}:
                 masks = windowed
@@ -510,7 +598,7 @@ class TransformersEngine(Engine):
             input_ids=ids,
             attention_mask=masks,
             position_ids=positions,
-            past_key_values=self._cache,
+            past_key_values=cache,
             use_cache=True,
             logits_to_keep=logits_to_keep,
         )
@@ -523,23 +611,32 @@ class TransformersEngine(Engine):
 
     def _note_distributions(self, logits: torch.Tensor) -> None:
         """Keep entropies and the most likely tokens, of the model's own distribution, for rows that asked."""
-        rows = [row for row, request in enumerate(self._running) if request.wants_distribution]
+        rows = [row for row, request in enumerate(self._running) if request.wants_distribution and not request.behind]
         if not rows:
             return
         distribution = torch.log_softmax(logits[rows], dim=-1)
-        entropies = _entropy(distribution).tolist()
-        most = max(self._running[row].top_logprobs for row in rows)
+        requests = [self._running[row] for row in rows]
+        if any(request.entropy for request in requests):
+            for request, entropy in zip(requests, _entropy(distribution).tolist(), strict=True):
+                if request.entropy:
+                    request.entropies.append(entropy)
+        most = max(request.top_logprobs for request in requests)
         values, tokens = distribution.topk(most, dim=-1) if most else (distribution[:, :0], distribution[:, :0])
-        listed = zip(rows, entropies, values.tolist(), tokens.tolist(), distribution, strict=True)
-        for row, entropy, top_values, top_tokens, whole in listed:
-            request = self._running[row]
-            if request.entropy:
-                request.entropies.append(entropy)
+        listed = zip(requests, values.tolist(), tokens.tolist(), distribution, strict=True)
+        for request, top_values, top_tokens, whole in listed:
             if request.top_logprobs:
                 count = request.top_logprobs
                 request.tops.append(dict(zip(top_tokens[:count], top_values[:count], strict=True)))
             # The token is chosen a moment later; its log-probability is looked up then.
             request.distribution = whole
+
+    # -- one token for every branch of every tree
+
+    def _step_trees(self) -> None:
+        if not self._running:
+            self._cache = RowCache()  # nobody's; the trees may need the room
+        room = self.max_batch_tokens - self._cache.rows * self._cache.length
+        self._forest.step(self._store, room, alone=not self._running)
 
     # -- letting requests go
 
@@ -549,16 +646,27 @@ class TransformersEngine(Engine):
             request.logprobs.append(float(request.distribution[token]))
         if token in request.stop_ids:
             return "stop", token, 1
-        if request.sampling.stop:
-            assert self._token_bytes is not None
-            text = request.tail + self._bytes_of(token)
-            found = [stop for stop in request.sampling.stop if stop.encode() in text]
-            if found:
-                return "stop", found[0], self._tokens_holding(request, found[0].encode())
-            request.tail = text[-max(len(stop.encode()) for stop in request.sampling.stop) :]
-        if len(request.ids) - request.prompt_length >= request.sampling.max_tokens:
-            return "length", None, 0
-        return None
+        if request.stops:
+            self._look_for_stops(request, token)
+        full = len(request.ids) - request.prompt_length >= request.sampling.max_tokens
+        if request.stopped is not None and (full or not request.looking_ahead):
+            stop, first = request.stopped
+            return "stop", stop, len(request.ids) - first
+        return ("length", None, 0) if full else None
+
+    def _look_for_stops(self, request: Request, token: int) -> None:
+        """Note the stop that the newest token completes; in a token that was written to look ahead, a final one."""
+        text = request.tail + self._bytes_of(token)
+        ahead = request.sampling.lookahead
+        passed = ahead if request.looking_ahead else ()
+        request.looking_ahead = False
+        for written, stop in request.stops.items():
+            if written in text and stop not in passed:
+                request.stopped = stop, len(request.ids) - self._tokens_holding(request, written)
+                request.looking_ahead = stop in ahead and text.endswith(written)
+                request.tail = b""
+                return
+        request.tail = text[-request.longest_stop :]
 
     def _bytes_of(self, token: int) -> bytes:
         assert self._token_bytes is not None
@@ -637,11 +745,6 @@ def _digest(model: PreTrainedModel) -> str:
     return found.hexdigest()[:16]
 
 
-def _signed(seed: int) -> int:
-    """A seed as the int64 with the same low 64 bits."""
-    return (seed + (1 << 63)) % (1 << 64) - (1 << 63)
-
-
 def _call_soon(loop: asyncio.AbstractEventLoop, call: Callable[[int], None], token: int) -> None:
     with suppress(RuntimeError):  # the loop is closed, so nobody waits for the token
         loop.call_soon_threadsafe(call, token)
@@ -700,6 +803,14 @@ def _end_of_text_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase)
 
 def _looks_like_path(model: str) -> bool:
     return model.startswith((".", "/", "~")) or model.count("/") > 1
+
+
+def _levels(source: str, extra: dict[str, Any]) -> dict[str, str]:
+    """The length instructions beside a model's weights, in its directory or on the Hub."""
+    if Path(source).is_dir():
+        return read_levels(Path(source))
+    found = cached_file(source, LEVELS_FILE, _raise_exceptions_for_missing_entries=False, **extra)
+    return read_levels(Path(found).parent) if found else {}
 
 
 def _packaged_smollm2() -> tuple[str, str]:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from satisfice.engines.base import Engine
 from satisfice.engines.control import Control
 from satisfice.intervention.method import Draft, Method, MethodError
 from satisfice.thinking import ThinkingFormat
@@ -34,6 +35,10 @@ class Composed(Method):
     def control(self, thinking: ThinkingFormat) -> Control | None:
         return self.bending.control(thinking)
 
+    def check(self, engine: Engine) -> None:
+        self.strategy.check(engine)
+        self.bending.check(engine)
+
     async def respond(self, draft: Draft) -> None:
         await self.strategy.respond(draft)
 
@@ -60,6 +65,6 @@ def compose(methods: Sequence[Method]) -> Method:
     if not strategy.takes_control:
         raise MethodError(
             f"{strategy.name} cannot be joined with {bending.name}: "
-            + (f"that is {bending.name} alone" if strategy.name == "plain" else "it leaves no thinking to act on")
+            + (f"that is {bending.name} alone" if strategy.name == "plain" else "it offers no thinking to act on")
         )
     return Composed(strategy, bending)

@@ -53,6 +53,10 @@ class CoThink(Method):
         if self.max_outline < 1:
             raise MethodError(f"cothink: max_outline is {self.max_outline}; it must be 1 or more")
 
+    def check(self, engine: Engine) -> None:
+        super().check(engine)
+        self._engine(engine)
+
     async def respond(self, draft: Draft) -> None:
         outline = await self._outline(draft, self._engine(draft.engine))
         if outline:
@@ -65,8 +69,9 @@ class CoThink(Method):
         if self.outliner not in reasoner.companions:
             attached = ", ".join(reasoner.companions) or "none"
             raise EngineError(
-                f"cothink: {reasoner.name} has no companion {self.outliner!r} (attached: {attached}); set "
-                f"engine.companions = {{{self.outliner!r}: instruct_engine}}, or use outliner=self"
+                f"cothink: {reasoner.name} has no companion {self.outliner!r} (attached: {attached}); attach one with "
+                f"--companion {self.outliner}=MODEL, from Python with engine.companions = "
+                f"{{{self.outliner!r}: instruct_engine}}, or use outliner=self"
             )
         return reasoner.companions[self.outliner]
 

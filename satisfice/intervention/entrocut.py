@@ -6,7 +6,7 @@ all of them are parameters here, and `calibrate_tau` finds the last one on probl
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from statistics import fmean
@@ -18,6 +18,7 @@ from satisfice.intervention.method import Draft, Method, MethodError, branch_see
 from satisfice.intervention.probing import marker_words, think_to_marker, think_to_paragraph
 from satisfice.problems import GraderPool, Problem
 from satisfice.thinking import Phase, encode_after
+from satisfice.trace import Trace
 
 Trigger = Literal["paragraph", "marker", "interval"]
 
@@ -61,8 +62,8 @@ class EntroCut(Method):
     def __post_init__(self) -> None:
         if self.tau is None:
             raise MethodError(
-                "entrocut: tau has no published value and no default; calibrate it on problems that you will not "
-                "report on (satisfice.intervention.entrocut.calibrate_tau), or try values around tau=0.1 nats"
+                "entrocut: tau has no published value and no default; find one with `satisfice calibrate MODEL "
+                "--method entrocut` on problems that you will not report on, or try values around tau=0.1 nats"
             )
         for name, good, rule in (
             ("tau", self.tau > 0, "above 0"),
@@ -136,12 +137,22 @@ class Observed:
     Attributes:
         entropies: of its probes, in nats.
         correct: whether the answer would have been right had thinking been cut at that probe.
+        thinking_tokens: how long thinking would have been had it been cut at that probe.
         finally_correct: whether the answer of the whole thinking is right.
+        finally_thinking_tokens: the length of the whole thinking.
     """
 
     entropies: tuple[float, ...]
     correct: tuple[bool, ...]
+    thinking_tokens: tuple[int, ...]
     finally_correct: bool
+    finally_thinking_tokens: int
+
+    def outcome(self, tau: float) -> tuple[bool, int]:
+        """Whether the answer would have been right with this tau, and the thinking tokens before it."""
+        chances = zip(self.entropies, self.correct, self.thinking_tokens, strict=True)
+        cuts = ((right, tokens) for entropy, right, tokens in chances if entropy < tau)
+        return next(cuts, (self.finally_correct, self.finally_thinking_tokens))
 
 
 async def observe(
@@ -151,6 +162,7 @@ async def observe(
     sampling: Sampling,
     graders: GraderPool,
     concurrency: int = 64,
+    advance: Callable[[Trace], None] = lambda trace: None,
 ) -> list[Observed]:
     """Run every probe that `method` could make on held-out problems, and see what cutting there would have given.
 
@@ -163,6 +175,7 @@ async def observe(
         sampling: as it will be used.
         graders: judge the answers.
         concurrency: problems under way at once.
+        advance: called with each whole response that was never cut, graded; its cost holds all that was spent on it.
 
     Raises:
         EngineError: the engine cannot serve a request.
@@ -170,31 +183,40 @@ async def observe(
     """
     gate = asyncio.Semaphore(concurrency)
 
-    async def correct(problem: Problem, response: Draft) -> bool:
-        grade = await graders.grade(
+    async def graded(problem: Problem, response: Draft) -> Trace:
+        trace = response.trace()
+        trace.grade = await graders.grade(
             grader=problem.grader,
-            answer=response.answer,
+            answer=trace.answer,
             gold=problem.answer,
-            finished=response.finished,
+            finished=trace.finished,
             problem_id=problem.id,
         )
-        return grade.correct
+        return trace
 
     async def observed(index: int, problem: Problem) -> Observed:
         async with gate:
             draft = Draft(engine, problem, replace(sampling, seed=branch_seed(sampling.seed, index)), str(method))
             limit = int(method.think_ratio * draft.remaining)
-            entropies, verdicts = [], []
+            entropies, cuts = [], []
             held = await method.to_candidate(draft, limit, 0)
             while held is not None:
                 entropy, _ = await method.probe(draft, held)
                 entropies.append(entropy)
                 cut = draft.fork(0, at=len(draft.ids) - held)
                 await cut.conclude()
-                verdicts.append(await correct(problem, cut))
+                cuts.append(await graded(problem, cut))
                 held = await method.to_candidate(draft, limit, len(entropies))
             await draft.conclude()
-            return Observed(tuple(entropies), tuple(verdicts), await correct(problem, draft))
+            whole = await graded(problem, draft)
+            advance(whole)
+            return Observed(
+                tuple(entropies),
+                tuple(cut.correct for cut in cuts),
+                tuple(cut.cost.thinking_tokens for cut in cuts),
+                whole.correct,
+                whole.cost.thinking_tokens,
+            )
 
     return await together(*(observed(index, problem) for index, problem in enumerate(problems)))
 
@@ -215,17 +237,12 @@ def calibrate_tau(observed: Sequence[Observed], loss: float = 0.01) -> float:
     entropies = sorted({entropy for chain in observed for entropy in chain.entropies if entropy < float("inf")})
     if not entropies:
         raise MethodError("entrocut: nothing to calibrate tau on: no problem was probed; try another trigger")
-    plain = fmean(chain.finally_correct for chain in observed)
+    uncut = fmean(chain.finally_correct for chain in observed)
     between = [(low + high) / 2 for low, high in pairwise(entropies)]
     for tau in reversed([*between, entropies[-1] * 1.1 or 1e-9]):
-        if fmean(_correct_with(chain, tau) for chain in observed) >= plain - loss - 1e-12:
+        if fmean(chain.outcome(tau)[0] for chain in observed) >= uncut - loss - 1e-12:
             return tau
     raise MethodError(
-        f"entrocut: no tau keeps the accuracy within {loss:.12g} of {plain:.3g} on these {len(observed)} problems: "
+        f"entrocut: no tau keeps the accuracy within {loss:.12g} of {uncut:.3g} on these {len(observed)} problems: "
         "low entropy does not tell right answers here; change the trigger, k or the cue, or allow a larger loss"
     )
-
-
-def _correct_with(chain: Observed, tau: float) -> bool:
-    cuts = (right for entropy, right in zip(chain.entropies, chain.correct, strict=True) if entropy < tau)
-    return next(cuts, chain.finally_correct)

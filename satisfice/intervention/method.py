@@ -16,7 +16,7 @@ from copy import copy
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, TypeVar
 
-from satisfice.engines.base import Capability, Engine, Generation, Sampling, Usage
+from satisfice.engines.base import Capability, Engine, Generation, Sampling, Usage, require
 from satisfice.engines.control import Control
 from satisfice.problems.problem import Problem
 from satisfice.thinking import MarkerAutomaton, Phase, ThinkingFormat, ThinkingTracker, decode, encode_after
@@ -55,6 +55,14 @@ class Method(ABC):
     def control(self, thinking: ThinkingFormat) -> Control | None:
         """The control that this method puts on thinking, None where it has none."""
         return None
+
+    def check(self, engine: Engine) -> None:
+        """Refuse an engine that this method cannot work with, before anything is paid for.
+
+        Raises:
+            EngineError: names what is missing.
+        """
+        require(engine, self.needs, self.name)
 
     async def solve(self, engine: Engine, problem: Problem, sampling: Sampling, *, watch: Watch | None = None) -> Trace:
         """Solve one problem.
@@ -206,12 +214,19 @@ class Draft:
 
     # -- what a method can do with it
 
-    async def write(self, max_tokens: int | None = None, stop: tuple[str, ...] = (), **options: Any) -> Generation:
+    async def write(
+        self,
+        max_tokens: int | None = None,
+        stop: tuple[str, ...] = (),
+        lookahead: tuple[str, ...] = (),
+        **options: Any,
+    ) -> Generation:
         """Let the model go on with the response, under the method's control while it thinks.
 
         Args:
             max_tokens: new tokens at most; never more than `remaining`.
             stop: texts to stop at; the token that completes one is kept.
+            lookahead: those of them behind which the engine may write one more token, see `Sampling`.
             options: passed to `Engine.generate`.
         """
         limit = self.remaining if max_tokens is None else min(max_tokens, self.remaining)
@@ -226,7 +241,7 @@ class Draft:
         try:
             generation = await self.engine.generate(
                 self.sequence,
-                replace(self.sampling, max_tokens=limit, stop=(*self.sampling.stop, *stop)),
+                replace(self.sampling, max_tokens=limit, stop=(*self.sampling.stop, *stop), lookahead=lookahead),
                 control=control,
                 on_token=listener,
                 **options,
@@ -371,6 +386,23 @@ class Draft:
         self._forced = fork._forced
         self.events.extend(fork.events)
         fork._adopted = True
+
+    def accept(self, generation: Generation, branch_tokens: int) -> None:
+        """Take what was generated behind this response for what the model has written next.
+
+        For a method that asks the engine for more than a continuation, such as a tree of them.
+
+        Args:
+            generation: its ids go on from the response; its usage is that of all that was generated.
+            branch_tokens: how many other tokens were generated besides, which are thrown away.
+        """
+        self._count(generation.usage)
+        self._aside["branch"] += branch_tokens
+        self._last = generation
+        self._extend(generation.ids)
+        if self.watch is not None:
+            for token in generation.ids:
+                self._show(token)
 
     def note(self, kind: str, *, back: int = 0, **detail: Any) -> None:
         """Record an event at the current place of the response, or `back` tokens before it."""

@@ -44,15 +44,16 @@ async def think_to_marker(draft: Draft, markers: tuple[str, ...], limit: int) ->
         how many tokens at the end of the response hold the marker and what was written to recognise it; None where
         thinking has ended, or its limit was reached, before one came.
     """
+    open_ended = tuple(marker for marker in markers if _WORD.match(marker[-1]))
     while (left := limit - len(draft.ids)) > 0:
-        generation = await draft.think(left, markers)
+        generation = await draft.think(left, markers, lookahead=open_ended)
         if draft.closed or generation.stopped_by not in markers:
             return None
         held, marker = generation.stop_tokens, str(generation.stopped_by)
         before, _, after = draft.text(draft.ids[-held:]).partition(marker)
         before = draft.text(draft.ids[-held - _LOOK_BEHIND : -held]) + before
-        open_left, open_right = _WORD.match(marker[0]), _WORD.match(marker[-1])
-        if open_right and not after:
+        open_left, open_right = _WORD.match(marker[0]), marker in open_ended
+        if open_right and not after:  # the engine has not looked ahead
             following = await draft.think(min(1, limit - len(draft.ids)))
             if draft.closed or following.finish == "stop" or not following.ids:
                 return None

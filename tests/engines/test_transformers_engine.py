@@ -279,6 +279,127 @@ async def test_prompts_that_share_only_their_first_tokens_are_computed_together(
     assert passes == [(6, 21), (6, 1)]
 
 
+class Gate:
+    """Holds an engine before each step until the test lets it go on, so that requests arrive between known steps."""
+
+    def __init__(self, engine, monkeypatch):
+        self.engine, self.step = engine, engine._step
+        self.allowed, self.reached = threading.Semaphore(0), 0
+        monkeypatch.setattr(engine, "_step", self)
+
+    def __call__(self):
+        self.reached += 1
+        self.allowed.acquire()
+        self.step()
+
+    async def steps(self, count=1):
+        """Let `count` steps run; the engine then stands before the next one, new requests taken in."""
+        for _ in range(count):
+            reached = self.reached
+            self.allowed.release()
+            await until(lambda reached=reached: self.reached > reached)
+
+    async def submit(self, *calls, **options):
+        """Requests that come while the engine stands; they are taken in behind the step that is due."""
+        tasks = [asyncio.create_task(self.engine.generate(*call, **options)) for call in calls]
+        await until(lambda: len(self.engine._inbox) == len(tasks))
+        await self.steps()
+        return tasks
+
+    async def writing(self, rows):
+        """Rows that write for long."""
+        sampling = replace(GREEDY, max_tokens=200, ignore_eos=True)
+        tasks = [asyncio.create_task(self.engine.generate(tokens(9, row), sampling)) for row in range(rows)]
+        await until(lambda: self.reached)
+        while len(self.engine._running) < rows:
+            await self.steps()
+        return tasks
+
+    def open(self):
+        self.allowed.release(10**6)
+
+
+async def test_among_many_rows_a_probe_has_no_pass_of_its_own(make_engine, tiny_model, monkeypatch):
+    prompt, cue = tokens(30), tokens(6, 1)
+    probe = [*prompt, *cue]
+    close, quiet = ThinkingFormat.detect(make_engine().tokenizer), replace(GREEDY, max_tokens=5, ignore_eos=True)
+    state = close.automaton(make_engine().tokenizer).thinking_state
+    kinds = [
+        {},
+        {"top_logprobs": 2, "entropy": True},
+        {"control": EndScaling(gain=9, bias=20, state=state)},
+    ]
+    expected = [await make_engine().generate(probe, quiet, **options) for options in kinds]
+    engine = make_engine()
+    await engine.generate(prompt, replace(GREEDY, max_tokens=1))
+    gate = Gate(engine, monkeypatch)
+    rows = await gate.writing(8)
+    widths, forward = set(), tiny_model.forward
+    monkeypatch.setattr(
+        tiny_model, "forward", lambda *args, **named: widths.add(named["input_ids"].shape[1]) or forward(*args, **named)
+    )
+    for options, alone in zip(kinds, expected, strict=True):
+        (task,) = await gate.submit((probe, quiet), **options)
+        await gate.steps(10)
+        result = await asyncio.wait_for(task, 5)
+        assert result.ids == alone.ids
+        for name in ("logprobs", "entropies"):
+            assert getattr(result, name) == (getattr(alone, name) and numbers(getattr(alone, name), abs=1e-4))
+        fresh = len(cue) - 1 if not options else 0  # the later ones find what the first has computed
+        assert result.usage == Usage(generated=5, prefilled=fresh, cached=35 - fresh, forward_passes=5 + fresh)
+    assert widths == {1}
+    gate.open()
+    assert [(await task).ids for task in rows] == [
+        continued(tiny_model, tokens(9, row), 200, min_new_tokens=200) for row in range(8)
+    ]
+
+
+@pytest.mark.parametrize(("writing", "cue"), [(8, 20), (3, 6), (0, 6)], ids=["long", "few rows", "no rows"])
+async def test_where_it_holds_up_fewer_rows_a_prompt_has_a_pass_of_its_own(make_engine, monkeypatch, writing, cue):
+    engine = make_engine()
+    gate = Gate(engine, monkeypatch)
+    rows = await gate.writing(writing) if writing else []
+    prompt = tokens(1 + cue, 1)
+    if not writing:
+        gate.open()
+    tasks = await gate.submit((prompt, GREEDY)) if writing else [asyncio.create_task(engine.generate(prompt, GREEDY))]
+    gate.open()
+    (result,) = await asyncio.gather(*tasks)
+    assert result.usage.prefilled == cue
+    assert result.usage.forward_passes == 1 + result.usage.generated
+    await asyncio.gather(*rows)
+
+
+async def test_what_a_row_is_still_taking_in_is_not_computed_by_another(make_engine, tiny_model, monkeypatch):
+    engine, prompt = make_engine(), tokens(16, 3)
+    gate = Gate(engine, monkeypatch)
+    rows = await gate.writing(20)
+    (first,) = await gate.submit((prompt, GREEDY))
+    await gate.steps(3)
+    assert engine._running[-1].behind
+    others = await gate.submit(*((prompt, replace(SAMPLED, seed=seed)) for seed in range(3)))
+    gate.open()
+    results = await asyncio.gather(first, *others)
+    assert sum(result.usage.prefilled for result in results) == len(prompt) - 1
+    assert [result.usage.cached for result in results] == [0, *[len(prompt) - 1] * 3]
+    assert results[0].ids == continued(tiny_model, prompt)
+    await asyncio.gather(*rows)
+
+
+@pytest.mark.parametrize("room", [1 << 16, 24 * 30], ids=["roomy", "tight"])
+async def test_short_prompts_that_come_one_by_one_change_nothing(make_engine, tiny_model, room):
+    engine = make_engine(max_batch=24, max_batch_tokens=room)
+    head = tokens(9, 5)
+    prompts = [[*head[: index % 10], *tokens(1 + 5 * index % 13, index)] for index in range(70)]
+    settings = [replace(GREEDY, max_tokens=4 + 11 * index % 17, ignore_eos=True) for index in range(70)]
+    results = await crowd(engine, *zip(prompts, settings, strict=True))
+    stepwise = 0
+    for prompt, sampling, result in zip(prompts, settings, results, strict=True):
+        assert result.ids == continued(tiny_model, prompt, sampling.max_tokens, min_new_tokens=sampling.max_tokens)
+        stepwise += result.usage.forward_passes > 1 + result.usage.generated
+    assert stepwise > 10
+
+
 @settings(deadline=None, derandomize=True, max_examples=12)
 @given(
     st.lists(
@@ -332,6 +453,33 @@ async def test_stop_texts_are_found_across_tokens(make_engine, tokenizer):
         assert decode(tokenizer, result.ids).startswith(before)
         assert stop not in before
     assert {result.stop_tokens for result in results} >= {1, 3, 240}
+
+
+async def test_a_stop_that_looks_ahead_brings_the_token_behind_it(make_engine, tokenizer):
+    engine, prompt = make_engine(), tokens(15)
+    whole = (await engine.generate(prompt, replace(SAMPLED, max_tokens=60))).ids
+    pieces = [decode(tokenizer, [token]) for token in whole]
+    length = next(n for n in range(10, 50) if pieces[n - 1] not in "".join(pieces[: n - 1]) and len(pieces[n]) > 1)
+    stop, behind = pieces[length - 1], pieces[length]
+
+    async def stopped(*stops, lookahead=(stop,), **changes):
+        sampling = replace(SAMPLED, max_tokens=60, stop=stops, lookahead=lookahead)
+        result = await engine.generate(prompt, replace(sampling, **changes))
+        assert result.ids == whole[: len(result.ids)]
+        return len(result.ids) - length, result.finish, result.stopped_by, result.stop_tokens
+
+    assert await stopped(stop) == (1, "stop", stop, 2)
+    assert await stopped(stop, lookahead=()) == (0, "stop", stop, 1)
+    # Within a token there is no need to look ahead; at the limit and behind the end of the text there is no way to.
+    inside = stop + behind[:-1]
+    assert await stopped(inside, lookahead=(inside,)) == (1, "stop", inside, 2)
+    assert await stopped(stop, max_tokens=length) == (0, "stop", stop, 1)
+    assert await stopped(stop, stop_ids=(whole[length],)) == (1, "stop", whole[length], 1)
+    # A final stop in the token behind counts, another one that looks ahead does not.
+    assert await stopped(behind, stop) == (1, "stop", behind, 1)
+    assert await stopped(behind, stop, lookahead=(stop, behind)) == (1, "stop", stop, 2)
+    # What began before the stop is over.
+    assert await stopped(stop + behind, stop) == (1, "stop", stop, 2)
 
 
 async def test_a_stop_text_in_the_prompt_does_not_count(make_engine, tokenizer):

@@ -13,7 +13,7 @@ from copy import copy
 
 import torch
 
-from satisfice.engines.base import Capability, Engine, Generation, Sampling, Scores, Usage
+from satisfice.engines.base import Capability, Engine, Generation, Leaf, Sampling, Scores, TokenTree, Usage
 from satisfice.engines.control import Markers
 from satisfice.thinking import ThinkingFormat
 
@@ -44,6 +44,7 @@ class ScriptedEngine(Engine):
         self.calls: list[tuple[str, Sampling, str]] = []
         """Every `generate` call: the text it continued, its sampling, and what it wrote."""
         self.cancelled: list[str] = []
+        self.trees: list[ScriptedTree] = []
         self._seen: set[tuple[int, ...]] = set()
 
     def log_probabilities(self, text: str) -> torch.Tensor:
@@ -77,13 +78,7 @@ class ScriptedEngine(Engine):
                 logits = raw[None].float().clone()
                 if edits is not None:
                     edits.apply(logits, slot)
-                if sampling.temperature == 0:
-                    token = int(logits.argmax())
-                else:
-                    weights = torch.softmax(logits[0].double() / sampling.temperature, 0)
-                    position = len(prompt_ids) + len(ids)
-                    threshold = random.Random(f"{sampling.seed}/{position}").random()
-                    token = int((weights.cumsum(0) > threshold).nonzero()[0])
+                token = draw(logits[0], sampling.temperature, sampling.seed, len(prompt_ids) + len(ids))
                 if edits is not None:
                     edits.observe(torch.tensor([token]), slot)
                 ids.append(token)
@@ -123,6 +118,10 @@ class ScriptedEngine(Engine):
             usage,
         )
 
+    def tree(self, prompt_ids, sampling, *, top, entropy_temperature) -> TokenTree:
+        self.trees.append(ScriptedTree(self, list(prompt_ids), sampling, top, entropy_temperature))
+        return self.trees[-1]
+
     async def score(self, ids, start) -> Scores:
         logprobs, entropies = [], []
         for place in range(start, len(ids)):
@@ -137,6 +136,60 @@ class ScriptedEngine(Engine):
         for end in range(1, known + 1):
             self._seen.add(tuple(ids[:end]))
         return Usage(prefilled=known - cached, cached=cached)
+
+
+class ScriptedTree(TokenTree):
+    """Replays the script of its engine in every branch.
+
+    Attributes:
+        steps: what each step has added, the texts of its branches in order.
+        open: whether it is entered and not left.
+    """
+
+    def __init__(self, engine: ScriptedEngine, prompt_ids: list[int], sampling: Sampling, top: int, heat: float):
+        self.engine, self.prompt_ids, self.sampling, self.top, self.heat = engine, prompt_ids, sampling, top, heat
+        self.steps: list[list[str]] = []
+        self.open = False
+        self._branches: list[list[int]] = [[]]
+
+    async def __aenter__(self):
+        self.open = True
+        self.usage = self.engine._prefill(self.prompt_ids)
+        self.root = self._leaf([], self.sampling.seed)
+        return self
+
+    async def __aexit__(self, *failure):
+        self.open = False
+
+    async def advance(self, children):
+        assert self.open
+        assert children
+        await asyncio.sleep(0)
+        self._branches = [[*self._branches[child.parent], child.token] for child in children]
+        assert len(self._branches[0]) < self.sampling.max_tokens
+        self.steps.append([self.engine.tokenizer.decode(ids) for ids in self._branches])
+        self.usage.generated += len(children)
+        return [self._leaf(ids, child.seed) for ids, child in zip(self._branches, children, strict=True)]
+
+    def _leaf(self, ids: list[int], seed: int) -> Leaf:
+        self.usage.forward_passes += 1
+        raw = self.engine.log_probabilities(self.engine.tokenizer.decode([*self.prompt_ids, *ids]))
+        warm = torch.log_softmax(raw / self.heat, 0)
+        entropy = float(-(warm.exp() * warm).sum())
+        varentropy = float((warm.exp() * (-warm - entropy) ** 2).sum())
+        values, tokens = raw.topk(self.top)
+        sampled = draw(raw.float(), self.sampling.temperature, seed, len(self.prompt_ids) + len(ids))
+        top = dict(zip(tokens.tolist(), values.tolist(), strict=True))
+        return Leaf(entropy, varentropy, top, sampled, float(raw[sampled]))
+
+
+def draw(logits: torch.Tensor, temperature: float, seed: int, position: int) -> int:
+    """The next token by the random number of a seed at a position."""
+    if temperature == 0:
+        return int(logits.argmax())
+    weights = torch.softmax(logits.double() / temperature, 0)
+    threshold = random.Random(f"{seed}/{position}").random()
+    return int((weights.cumsum(0) > threshold).nonzero()[0])
 
 
 def follow(tokenizer, *texts: str, certainty: float = 1 - 1e-6) -> Script:

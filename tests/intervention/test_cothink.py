@@ -170,12 +170,23 @@ def test_braces_in_a_problem_are_text(tokenizer):
 
 def test_a_companion_that_is_not_there_is_one_clear_sentence(tokenizer):
     engine = ScriptedEngine(tokenizer, outlines(tokenizer, OUTLINE))
-    with pytest.raises(
-        EngineError, match=r"scripted has no companion 'qwen' \(attached: none\); set engine.companions"
-    ):
+    sentence = r"scripted has no companion 'qwen' \(attached: none\); attach one with --companion qwen=MODEL"
+    with pytest.raises(EngineError, match=sentence):
         solve(engine, CoThink(outliner="qwen"))
     with pytest.raises(MethodError, match="max_outline is 0"):
         CoThink(max_outline=0)
+
+
+def test_a_missing_companion_is_refused_before_anything_is_paid_for(tokenizer):
+    engine = ScriptedEngine(tokenizer, outlines(tokenizer, OUTLINE))
+    bent = TemperatureScaling(mode="bias", bias=2)
+    for method in (CoThink(outliner="qwen"), compose([CoThink(outliner="qwen"), bent])):
+        with pytest.raises(EngineError, match="has no companion 'qwen'"):
+            method.check(engine)
+    engine.companions = {"qwen": ScriptedEngine(tokenizer, outlines(tokenizer, OUTLINE))}
+    for method in (CoThink(), CoThink(outliner="qwen"), compose([CoThink(outliner="qwen"), bent])):
+        method.check(engine)
+    assert engine.calls == []
 
 
 def test_a_control_bends_the_solution_and_not_the_outline(tokenizer):

@@ -238,17 +238,17 @@ def test_tau_must_be_given():
         EntroCut()
     message = str(caught.value)
     assert "no published value and no default" in message
-    assert "calibrate_tau" in message
+    assert "satisfice calibrate MODEL --method entrocut" in message
     assert "tau=0.1 nats" in message
     assert "\n" not in message
 
 
 CHAINS = [
     # The first is right from its first probe, the second only at the end, the third never, the fourth is cut too early.
-    Observed((0.1, 0.05), (True, True), True),
-    Observed((0.6, 0.3), (False, True), True),
-    Observed((0.8,), (False,), False),
-    Observed((0.4, 0.2), (False, True), True),
+    Observed((0.1, 0.05), (True, True), (10, 20), True, 50),
+    Observed((0.6, 0.3), (False, True), (11, 21), True, 51),
+    Observed((0.8,), (False,), (12,), False, 52),
+    Observed((0.4, 0.2), (False, True), (13, 23), True, 53),
 ]
 
 
@@ -261,17 +261,26 @@ def test_tau_is_the_largest_that_keeps_the_accuracy():
     assert calibrate_tau(CHAINS, loss=0.5) == pytest.approx(0.88)
 
 
+def test_the_first_probe_below_tau_decides():
+    assert [chain.outcome(0.35) for chain in CHAINS] == [(True, 10), (True, 21), (False, 52), (True, 23)]
+    assert [chain.outcome(0.1) for chain in CHAINS] == [(True, 20), (True, 51), (False, 52), (True, 53)]
+    assert [chain.outcome(0) for chain in CHAINS] == [(True, 50), (True, 51), (False, 52), (True, 53)]
+
+
 def test_a_gain_can_be_asked_for():
-    chains = [Observed((0.3,), (True,), False), Observed((0.5,), (False,), True)]
+    chains = [Observed((0.3,), (True,), (1,), False, 2), Observed((0.5,), (False,), (1,), True, 2)]
     assert calibrate_tau(chains, loss=-0.5) == pytest.approx(0.4)
 
 
 @pytest.mark.parametrize(
     ("chains", "message"),
     [
-        ([Observed((), (), True)], "no problem was probed"),
-        ([Observed((math.inf,), (False,), True)], "no problem was probed"),
-        ([Observed((0.1, 0.2), (False, True), True)] * 3, "no tau keeps the accuracy within 0.01 of 1 on these 3"),
+        ([Observed((), (), (), True, 2)], "no problem was probed"),
+        ([Observed((math.inf,), (False,), (1,), True, 2)], "no problem was probed"),
+        (
+            [Observed((0.1, 0.2), (False, True), (1, 2), True, 3)] * 3,
+            "no tau keeps the accuracy within 0.01 of 1 on these 3",
+        ),
     ],
 )
 def test_where_no_tau_helps_it_is_said(chains, message):
@@ -280,7 +289,7 @@ def test_where_no_tau_helps_it_is_said(chains, message):
 
 
 def test_probes_of_zero_entropy_can_be_cut_at():
-    tau = calibrate_tau([Observed((0.0,), (True,), True)])
+    tau = calibrate_tau([Observed((0.0,), (True,), (1,), True, 2)])
     assert 0 < tau < 1e-6
 
 
@@ -295,12 +304,23 @@ def test_observing_shows_what_a_cut_would_have_answered(tokenizer):
 
     problems = [PROBLEM, dataclasses.replace(PROBLEM, id="q", answer="4")]
     method = EntroCut(tau=5, k=1)
+    whole = []
     with GraderPool(workers=1) as graders:
-        observed = asyncio.run(observe(method, RecordingEngine(tokenizer, script), problems, GREEDY, graders))
+        observed = asyncio.run(
+            observe(method, RecordingEngine(tokenizer, script), problems, GREEDY, graders, advance=whole.append)
+        )
     entropy = pytest.approx((nats(0.9, 0.1),) * 3, abs=1e-6)
     assert [chain.entropies for chain in observed] == [entropy] * 2
     assert [chain.correct for chain in observed] == [(False, True, True), (True, False, False)]
     assert [chain.finally_correct for chain in observed] == [True, False]
+    marker = count(tokenizer, "</think>")
+    lengths = tuple(count(tokenizer, cut) + marker for cut in (FIRST, FIRST + SECOND, FIRST + SECOND + THIRD))
+    assert [chain.thinking_tokens for chain in observed] == [lengths] * 2
+    assert [chain.finally_thinking_tokens for chain in observed] == [count(tokenizer, THINKING)] * 2
+    # Whoever watches gets the responses that were never cut, with all that was spent on them.
+    assert {trace.problem_id: trace.correct for trace in whole} == {"p": True, "q": False}
+    conclusion = marker + count(tokenizer, ANSWER) + 1  # and the end of text
+    assert [trace.cost.branch_tokens for trace in whole] == [3 * conclusion] * 2
 
 
 def test_observing_cuts_as_the_method_does(tokenizer):
@@ -320,6 +340,7 @@ def test_observing_cuts_as_the_method_does(tokenizer):
             trace = solve(engine, EntroCut(tau=5, k=1), sampling)
             assert trace.thinking == FIRST
             assert ("{3}" in trace.answer) == chain.correct[0]
+            assert trace.cost.thinking_tokens == chain.thinking_tokens[0]
             outcomes.add(chain.correct[0])
     assert outcomes == {True, False}
 
