@@ -23,7 +23,7 @@ import psutil
 import torch
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import cached_file
+from transformers.utils.hub import cached_file
 
 from satisfice.engines.base import Capability, Engine, EngineError, Generation, Sampling, Scores, TokenTree, Usage
 from satisfice.engines.choosing import Choice, choose

@@ -78,13 +78,13 @@ def train(
     if (out / "log.jsonl").exists() and not dry_run:
         raise RecipeError(f"{out} holds a finished training; give another directory")
     objective = recipe.build_objective()
+    recipe = _small(recipe) if dry_run else recipe
     problems = load_problems(
         recipe.problems, limit=recipe.limit or _needed(recipe), split=recipe.split, columns=recipe.columns,
         grader=recipe.grader, seed=recipe.seed,
     ).problems  # fmt: skip
-    recipe = _small(recipe) if dry_run else recipe
     arguments = grpo_arguments(recipe, out / CHECKPOINTS)
-    model, tokenizer = (_tiny_model if dry_run else _load_model)(recipe)
+    model, tokenizer = _tiny_model(recipe, out / "tiny") if dry_run else _load_model(recipe)
     instruction = usual_instruction(recipe.problems) if recipe.instruction is None else recipe.instruction
     reference = None
     if "reference" in objective.needs:
@@ -231,11 +231,14 @@ def _adapter(recipe: Recipe) -> Any:
 
 
 def _small(recipe: Recipe) -> Recipe:
-    """The same recipe in two steps of a few short responses on this machine."""
+    """The same recipe in two steps of a few short responses to the lab's problems, on this machine."""
     processes = _world_size()
-    own = ("vllm", "deepspeed", "fsdp")
+    elsewhere = ("vllm", "deepspeed", "fsdp")
     return recipe.model_copy(
         update={
+            "problems": "lab:train",
+            "validation": recipe.validation and "lab:calibration",
+            **dict.fromkeys(("limit", "split", "columns", "grader"), None),
             "steps": 2,
             "prompts_per_step": 2 * processes,
             "responses_per_prompt": 2,
@@ -244,12 +247,12 @@ def _small(recipe: Recipe) -> Recipe:
             "validation_limit": 2 * processes,
             "reference_samples": 1,
             "processes": None,
-            "grpo": {key: value for key, value in recipe.grpo.items() if not key.startswith(("use_vllm", *own))},
+            "grpo": {key: value for key, value in recipe.grpo.items() if not key.startswith(("use_vllm", *elsewhere))},
         }
     )
 
 
-def _tiny_model(recipe: Recipe) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def _tiny_model(recipe: Recipe, folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A random model of a few thousand parameters with the architecture of the recipe's, and the lab's tokenizer."""
     architecture = recipe.architecture
     try:
@@ -274,7 +277,9 @@ def _tiny_model(recipe: Recipe) -> tuple[PreTrainedModel, PreTrainedTokenizerBas
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    return AutoModelForCausalLM.from_config(config), tokenizer
+    # From a directory, because TRL loads the frozen reference of a divergence term from where the model came from.
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    return AutoModelForCausalLM.from_pretrained(folder), tokenizer
 
 
 # -- the untrained model's accuracy
@@ -432,4 +437,4 @@ def _card(recipe: Recipe, objective: Objective, history: Sequence[dict[str, floa
 
     rows = [(name, mean(steps[:window], name), mean(steps[-window:], name)) for name in names]
     levels = getattr(objective, "instructions", {})
-    return CARD.render(recipe=recipe, objective=objective, rows=rows, levels=levels, window=window) + "\n"
+    return f"{CARD.render(recipe=recipe, objective=objective, rows=rows, levels=levels, window=window)}\n"

@@ -29,10 +29,11 @@ from transformers.trainer_utils import get_last_checkpoint
 from trl import GRPOConfig, GRPOTrainer
 
 from satisfice.engines.transformers import TransformersEngine
-from satisfice.levels import LEVELS, with_instruction
+from satisfice.levels import LEVELS
 from satisfice.problems import GraderPool, Problem
 from satisfice.reinforcement.alarms import Alarms
 from satisfice.reinforcement.objective import Condition, Objective, ObjectiveError, Rollouts, Step, violations
+from satisfice.reinforcement.responses import grade_responses, training_rows, under
 from satisfice.reinforcement.segments import Judge, estimate_importance, first_right_answer, redundancy, split_steps
 from satisfice.thinking import Phase, Prompt, Split, ThinkingFormat, decode, encode_after
 
@@ -59,23 +60,7 @@ def training_set(
         instruction: text after each question and before the objective's own, as in `satisfice compare`.
         reference_accuracy: share of right answers of the untrained model, one a problem.
     """
-    rows = []
-    for row in range(prompts):
-        index = row % len(problems)
-        problem = problems[index]
-        messages = [{"role": "user", "content": with_instruction(problem.prompt, instruction)}]
-        if problem.system:
-            messages.insert(0, {"role": "system", "content": problem.system})
-        rows.append(
-            {
-                "prompt": messages,
-                "problem": index,
-                "problem_id": problem.id,
-                "answer": problem.answer,
-                "grader": problem.grader,
-                "reference_accuracy": -1.0 if reference_accuracy is None else float(reference_accuracy[index]),
-            }
-        )
+    rows = training_rows(problems, prompts, instruction=instruction, reference_accuracy=reference_accuracy)
     return Dataset.from_list(rows)
 
 
@@ -156,10 +141,7 @@ class LengthGRPOTrainer(GRPOTrainer):
         if self.model.training:
             seed = f"{self.args.seed}/{self.state.global_step}/{row['problem']}"
             condition = self.objective.condition(random.Random(seed))
-        *before, question = row["prompt"]
-        asked = {**question, "content": with_instruction(question["content"], condition.instruction)}
-        level = -1 if condition.level is None else LEVELS.index(condition.level)
-        return {**row, "prompt": [*before, asked], "level": level, "budget": condition.budget or 0}
+        return under(row, condition)
 
     def _tokenize_prompts(self, prompts: list[Any]) -> tuple[list[list[int]], None, dict[str, Any]]:
         """Prompts as the engines render them."""
@@ -205,12 +187,12 @@ class LengthGRPOTrainer(GRPOTrainer):
         """(N, 2) gathered: whether each response is right, and what the objective rewards it with."""
         training = self.model.training
         size = self.num_generations if training else self.num_generations_eval
-        rollouts = self._rollouts(inputs, [list(ids) for ids in completion_ids_list], size)
+        rollouts = self._rollouts(inputs, completion_ids_list, size)
         if training:
             self.objective.update(rollouts)
         self._cut = self.objective.cut(rollouts) if training else None
         if self._cut is not None:
-            rollouts = self._rollouts(inputs, [list(ids) for ids in completion_ids_list], size, cut=self._cut)
+            rollouts = self._rollouts(inputs, completion_ids_list, size, cut=self._cut)
         rewards = self.objective.rewards(rollouts)
         advantages = self.objective.advantages(rollouts, rewards)
         per_token = self.objective.token_advantages(rollouts, advantages)
@@ -246,34 +228,22 @@ class LengthGRPOTrainer(GRPOTrainer):
         self, inputs: list[dict[str, Any]], completion_ids: list[list[int]], size: int, *, cut: Tensor | None = None
     ) -> Rollouts:
         """Grade this process's responses, cut to (P, G) tokens where that is given, and gather those of all."""
-        tokenizer, ends = self.processing_class, {*self.eos_token_ids, self._tokenizer.pad_token_id}
-        splits, answers, finished = [], [], []
-        keep = [len(ids) for ids in completion_ids] if cut is None else self._local(cut.flatten()).tolist()
-        for row, (prompt, whole) in enumerate(zip(self._prompts, completion_ids, strict=True)):
-            ids = completion_ids[row] = whole[: keep[row]]
-            ended = bool(ids) and ids[-1] in ends
-            split = self._thinking.split(tokenizer, ids[:-1] if ended else ids, prompt.state)
-            splits.append(split)
-            answers.append(split.answer)
-            # A response that was cut on purpose is judged by what is left of it.
-            finished.append(ended or len(ids) < len(whole))
-        grades = self._graders.grade_all(
-            [
-                {
-                    "grader": row["grader"],
-                    "answer": answer,
-                    "gold": row["answer"],
-                    "finished": done,
-                    "problem_id": row["problem_id"],
-                }
-                for row, answer, done in zip(inputs, answers, finished, strict=True)
-            ]
+        responses = grade_responses(
+            inputs,
+            completion_ids,
+            [prompt.state for prompt in self._prompts],
+            tokenizer=self.processing_class,
+            thinking=self._thinking,
+            graders=self._graders,
+            ends={*self.eos_token_ids, self._tokenizer.pad_token_id},
+            keep=None if cut is None else self._local(cut.flatten()).tolist(),
         )
+        completion_ids, splits = responses.ids, responses.splits
         columns = {
             "lengths": [len(ids) for ids in completion_ids],
             "thinking": [split.span[1] - split.span[0] for split in splits],
-            "correct": [int(grade.correct) for grade in grades],
-            "truncated": [int(not done) for done in finished],
+            "correct": [int(right) for right in responses.correct],
+            "truncated": [int(not done) for done in responses.finished],
             "problems": [row["problem"] for row in inputs],
             "levels": [row["level"] for row in inputs],
             "budgets": [row["budget"] for row in inputs],
@@ -386,12 +356,15 @@ class LengthGRPOTrainer(GRPOTrainer):
         Raises:
             ObjectiveError: the checkpoint was written under another objective.
         """
-        if resume_from_checkpoint is True:
-            resume_from_checkpoint = get_last_checkpoint(str(self.args.output_dir)) or False
-        if resume_from_checkpoint:
-            self._restore(Path(resume_from_checkpoint) / STATE_FILE)
+        checkpoint = (
+            get_last_checkpoint(str(self.args.output_dir))
+            if resume_from_checkpoint is True
+            else resume_from_checkpoint or None
+        )
+        if checkpoint:
+            self._restore(Path(checkpoint) / STATE_FILE)
         try:
-            return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+            return super().train(resume_from_checkpoint=checkpoint, **kwargs)
         finally:
             if self._own_graders:
                 self._graders.close()
