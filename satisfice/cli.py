@@ -8,8 +8,9 @@ import re
 import shlex
 import sys
 import warnings
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,6 +20,7 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 import typer
 from rich.console import Console
+from rich.padding import Padding
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -49,22 +51,52 @@ errors = Console(stderr=True)
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells expect it."""
 
+Model = Annotated[str, typer.Argument(help="lab, smollm2, a directory or a Hub id.")]
 Problems = Annotated[
     str | None,
     typer.Option(
         "--problems", "-p", help="JSONL file, lab:SPLIT, Hub data set or reasoning-gym:NAME. For lab: lab:test."
     ),
 ]
+HeldOut = Annotated[
+    str | None,
+    typer.Option("--problems", "-p", help="Problems that you will not report on. For lab: lab:calibration."),
+]
+Limit = Annotated[int | None, typer.Option(min=1, help="Problems at most.")]
+Split = Annotated[str | None, typer.Option(help="Split of a Hub data set.")]
+Column = Annotated[list[str] | None, typer.Option(help="Column mapping, as prompt=question.")]
+Grader = Annotated[str | None, typer.Option(help="math, numeric, exact or choice.")]
+SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave malformed lines out and count them.")]
 Methods = Annotated[
     list[str] | None,
-    typer.Option("--methods", "-m", help="One or more, as name:parameter=value. See `satisfice methods`."),
+    typer.Option("--methods", "-m", help="One or more, as name:parameter=value, or all. See `satisfice methods`."),
 ]
+Seed = Annotated[int, typer.Option(help="Decides every random number.")]
+MaxTokens = Annotated[int | None, typer.Option(min=1, help="Tokens of one response at most.")]
+Temperature = Annotated[float | None, typer.Option(min=0, help="0 is greedy.")]
+TopP = Annotated[float | None, typer.Option(help="Nucleus.")]
+TopK = Annotated[int | None, typer.Option(help="0 keeps all tokens.")]
+MinP = Annotated[float | None, typer.Option(help="Share of the largest probability.")]
+Instruction = Annotated[
+    str | None, typer.Option(help="Text after each question; by default the usual one for maths, none for lab.")
+]
+System = Annotated[str, typer.Option(help="System turn.")]
 Counting = Annotated[str, typer.Option(help=f"Counting convention of cost: {', '.join(CONVENTIONS)}.")]
 ThinkingOption = Annotated[
     str | None, typer.Option("--thinking-format", help="A family name or 'OPEN,CLOSE', where it is not detected.")
 ]
+Companions = Annotated[
+    list[str] | None,
+    typer.Option("--companion", help="NAME=MODEL: a second model, for cothink:outliner=NAME; give it again for more."),
+]
+GgufFile = Annotated[str | None, typer.Option(help="GGUF file inside the model directory.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; a GPU where there is one.")]
 Threads = Annotated[int | None, typer.Option(help="CPU threads of the model; 1 is fastest for tiny ones.")]
+Baseline = Annotated[
+    Path | None,
+    typer.Option(help="Another run folder, of another model on the same problems, to compare with: its baseline."),
+]
+Json = Annotated[bool, typer.Option("--json", help="For programs.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -79,28 +111,27 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
 
 @app.command()
 def compare(
-    model: Annotated[str, typer.Argument(help="lab, smollm2, a directory or a Hub id.")],
+    model: Model,
     problems: Problems = None,
     methods: Methods = None,
     out: Annotated[Path | None, typer.Option(help="Run folder; by default runs/MODEL-PROBLEMS.")] = None,
     samples: Annotated[int, typer.Option(min=1, help="Responses to each problem.")] = 1,
-    limit: Annotated[int | None, typer.Option(min=1, help="Problems at most.")] = None,
-    seed: Annotated[int, typer.Option(help="Decides every random number of the run.")] = 0,
-    max_tokens: Annotated[int | None, typer.Option(min=1, help="Tokens of one response at most.")] = None,
-    temperature: Annotated[float | None, typer.Option(min=0, help="0 is greedy.")] = None,
-    top_p: Annotated[float | None, typer.Option(help="Nucleus.")] = None,
-    top_k: Annotated[int | None, typer.Option(help="0 keeps all tokens.")] = None,
-    min_p: Annotated[float | None, typer.Option(help="Share of the largest probability.")] = None,
-    instruction: Annotated[
-        str | None, typer.Option(help="Text after each question; by default the usual one for maths, none for lab.")
-    ] = None,
-    system: Annotated[str, typer.Option(help="System turn.")] = "",
-    split: Annotated[str | None, typer.Option(help="Split of a Hub data set.")] = None,
-    column: Annotated[list[str] | None, typer.Option(help="Column mapping, as prompt=question.")] = None,
-    grader: Annotated[str | None, typer.Option(help="math, numeric, exact or choice.")] = None,
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave malformed lines out and count them.")] = False,
+    limit: Limit = None,
+    seed: Seed = 0,
+    max_tokens: MaxTokens = None,
+    temperature: Temperature = None,
+    top_p: TopP = None,
+    top_k: TopK = None,
+    min_p: MinP = None,
+    instruction: Instruction = None,
+    system: System = "",
+    split: Split = None,
+    column: Column = None,
+    grader: Grader = None,
+    skip_bad: SkipBad = False,
     thinking_format: ThinkingOption = None,
-    gguf_file: Annotated[str | None, typer.Option(help="GGUF file inside the model directory.")] = None,
+    companion: Companions = None,
+    gguf_file: GgufFile = None,
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
     device: Device = None,
     threads: Threads = None,
@@ -110,47 +141,38 @@ def compare(
     counting: Counting = "retained",
 ) -> None:
     """Run methods over problems; print the table, write the report. Run it again to resume."""
-    from satisfice.experiment import MATH_INSTRUCTION, Experiment, check, methods_from
+    from satisfice.experiment import ALL, Experiment, check, every_method, methods_from
     from satisfice.lab import DEMO_METHODS
-    from satisfice.problems import load_problems
+    from satisfice.problems.problem import usual_instruction
     from satisfice.run_folder import RunFolder
 
     problems = problems or ("lab:test" if model == "lab" else None)
-    if problems is None:
-        raise typer.BadParameter("say which problems, for example --problems gsm8k.jsonl", param_hint="--problems")
     spelled = methods or (list(DEMO_METHODS) if model == "lab" else ["plain", "temperature-scaling"])
-    chosen = methods_from(spelled)
-    columns = dict(_pair(text) for text in column) if column else None
-    problem_set = load_problems(
-        problems, limit=limit, split=split, columns=columns, grader=grader, skip_bad=skip_bad, seed=seed
-    )
-    for reason in problem_set.skipped:
-        errors.print(f"skipped {reason}", style="yellow", highlight=False)
-
-    engine = _load(
-        model, thinking_format, gguf_file=gguf_file, dtype=dtype, device=device, threads=threads,
+    companions = _companions(companion, methods_from(spelled))
+    problem_set = _problem_set(problems, limit, split, column, grader, skip_bad, seed)
+    with _opened(
+        model, thinking_format, companions, gguf_file=gguf_file, dtype=dtype, device=device, threads=threads,
         max_batch=max_batch, max_batch_tokens=max_batch_tokens,
-    )  # fmt: skip
-    given = {
-        "temperature": temperature, "top_p": top_p, "top_k": top_k, "min_p": min_p, "max_tokens": max_tokens
-    }  # fmt: skip
-    sampling = replace(engine.default_sampling, **{name: value for name, value in given.items() if value is not None})
-    if instruction is None:
-        instruction = "" if problems.startswith("lab:") else MATH_INSTRUCTION
-    experiment = Experiment(
-        problem_set, chosen, sampling, samples, seed, instruction, system, concurrency or 2 * max_batch
-    )
-    check(engine, experiment)
-    folder = out or Path("runs") / _slug(f"{model}-{problem_set.name}")
-    command = shlex.join(["satisfice", *sys.argv[1:]])
-    try:
+    ) as engine:  # fmt: skip
+        every, left_out = every_method(model, engine)
+        if ALL in spelled and left_out:
+            errors.print(f"left out of all: {'; '.join(left_out)}", style="yellow", highlight=False, soft_wrap=True)
+        sampling = _sampling(
+            engine, temperature=temperature, top_p=top_p, top_k=top_k, min_p=min_p, max_tokens=max_tokens
+        )
+        experiment = Experiment(
+            problem_set, methods_from(spelled, every), sampling, samples, seed,
+            usual_instruction(problem_set.name) if instruction is None else instruction, system,
+            concurrency or 2 * max_batch,
+        )  # fmt: skip
+        check(engine, experiment)
+        folder = out or Path("runs") / _slug(f"{model}-{problem_set.name}")
+        command = shlex.join(["satisfice", *sys.argv[1:]])
         with RunFolder.create_or_open(folder, experiment.configuration(engine, command)) as run_folder:
             for warning in run_folder.warnings:
                 errors.print(f"warning: {warning}", style="yellow", highlight=False)
             _run(engine, experiment, run_folder)
             _summarise(run_folder, counting)
-    finally:
-        engine.close()
     _print_summary(folder, counting)
     from satisfice.report import report as write_report
 
@@ -160,8 +182,26 @@ def compare(
 
 def _run(engine: Any, experiment: Any, run_folder: Any) -> None:
     """The run with a bar for each method; Ctrl-C leaves a folder that can be resumed."""
-    from satisfice.experiment import Progress, run
+    from satisfice.experiment import run
     from satisfice.problems import GraderPool
+
+    try:
+        with _bars() as progress, GraderPool() as graders:
+            asyncio.run(run(engine, experiment, run_folder, graders, progress))
+    except KeyboardInterrupt:
+        errors.print(
+            f"\ninterrupted: {len(run_folder.done())} finished traces are in {run_folder.path}; "
+            "run the same command again to go on",
+            style="yellow",
+            highlight=False,
+        )
+        raise typer.Exit(INTERRUPTED) from None
+
+
+@contextmanager
+def _bars() -> Iterator[Any]:
+    """The progress of an experiment, drawn as a bar for each method."""
+    from satisfice.experiment import Progress
 
     bars = Bars(
         SpinnerColumn(),
@@ -197,17 +237,8 @@ def _run(engine: Any, experiment: Any, run_folder: Any) -> None:
             rates += f" [red]{counts['errors']} errors[/red]"
         bars.update(task, advance=1, rates=rates)
 
-    try:
-        with bars, GraderPool() as graders:
-            asyncio.run(run(engine, experiment, run_folder, graders, Progress(begin, advance)))
-    except KeyboardInterrupt:
-        errors.print(
-            f"\ninterrupted: {len(run_folder.done())} finished traces are in {run_folder.path}; "
-            "run the same command again to go on",
-            style="yellow",
-            highlight=False,
-        )
-        raise typer.Exit(INTERRUPTED) from None
+    with bars:
+        yield Progress(begin, advance)
 
 
 def _summarise(run_folder: Any, counting: str) -> None:
@@ -221,26 +252,30 @@ def _summarise(run_folder: Any, counting: str) -> None:
 def summary(
     run: Annotated[Path, typer.Argument(help="Run folder.")],
     counting: Counting = "retained",
-    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    baseline: Baseline = None,
+    as_json: Json = False,
 ) -> None:
     """Print the table of a run, finished or not."""
     if as_json:
-        from satisfice.measurement import summarise
-        from satisfice.run_folder import read_run
-
-        data = read_run(run)
-        print(summarise(data.config, data.traces, counting).model_dump_json(indent=2))
+        print(_summary_of(run, counting, baseline).model_dump_json(indent=2))
     else:
-        _print_summary(run, counting)
+        _print_summary(run, counting, baseline)
 
 
-def _print_summary(folder: Path, counting: str) -> None:
+def _summary_of(folder: Path, counting: str, baseline: Path | None) -> Any:
     from satisfice.measurement import summarise
-    from satisfice.report import headline
-    from satisfice.run_folder import read_run
+    from satisfice.run_folder import against, read_run
 
-    data = read_run(folder)
-    result = summarise(data.config, data.traces, counting)
+    run = read_run(folder)
+    if baseline is not None:
+        run = against(run, read_run(baseline))
+    return summarise(run.config, run.traces, counting)
+
+
+def _print_summary(folder: Path, counting: str, baseline: Path | None = None) -> None:
+    from satisfice.report import headline
+
+    result = _summary_of(folder, counting, baseline)
     wide = console.width >= 130
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("")
@@ -281,11 +316,14 @@ def report_command(
     format: Annotated[str, typer.Option(help="html, md, csv, json, png or svg.")] = "html",
     out: Annotated[Path | None, typer.Option(help="File to write; by default inside the run folder.")] = None,
     counting: Counting = "retained",
+    baseline: Baseline = None,
 ) -> None:
     """Write a run's report: one self-contained page, a table or the picture."""
     from satisfice.report import report as write_report
 
-    console.print(str(write_report(run, format=format, out=out, convention=counting)), highlight=False)
+    console.print(
+        str(write_report(run, format=format, out=out, convention=counting, baseline=baseline)), highlight=False
+    )
 
 
 # -- solve
@@ -293,40 +331,39 @@ def report_command(
 
 @app.command()
 def solve(
-    model: Annotated[str, typer.Argument(help="lab, smollm2, a directory or a Hub id.")],
+    model: Model,
     question: Annotated[str, typer.Argument(help="The question.")],
     method: Annotated[str, typer.Option("--method", "-m", help="See `satisfice methods`.")] = "plain",
-    seed: Annotated[int, typer.Option(help="Decides every random number.")] = 0,
-    max_tokens: Annotated[int | None, typer.Option(min=1)] = None,
-    temperature: Annotated[float | None, typer.Option(min=0)] = None,
-    system: Annotated[str, typer.Option(help="System turn.")] = "",
+    seed: Seed = 0,
+    max_tokens: MaxTokens = None,
+    temperature: Temperature = None,
+    system: System = "",
     thinking_format: ThinkingOption = None,
-    gguf_file: Annotated[str | None, typer.Option(help="GGUF file inside the model directory.")] = None,
+    companion: Companions = None,
+    gguf_file: GgufFile = None,
     device: Device = None,
     threads: Threads = None,
 ) -> None:
     """Solve one question: thinking dimmed, answer bright, the cost at the end."""
-    from satisfice.engines.base import require
     from satisfice.intervention import parse_method
     from satisfice.problems import Problem
     from satisfice.thinking import Phase
 
     chosen = parse_method(method)
-    engine = _load(model, thinking_format, gguf_file=gguf_file, device=device, threads=threads)
-    require(engine, chosen.needs, chosen.name)
-    given = {"temperature": temperature, "max_tokens": max_tokens, "seed": seed}
-    sampling = replace(engine.default_sampling, **{name: value for name, value in given.items() if value is not None})
+    companions = _companions(companion, [chosen])
 
     def watch(phase: Phase, text: str) -> None:
         console.print(Text(_printable(text), style="bold" if phase is Phase.ANSWER else "dim"), end="")
 
-    try:
+    options = {"gguf_file": gguf_file, "device": device, "threads": threads}
+    with _opened(model, thinking_format, companions, **options) as engine:
+        chosen.check(engine)
+        sampling = _sampling(engine, temperature=temperature, max_tokens=max_tokens, seed=seed)
         problem = Problem("question", question, "", system=system)
-        trace = asyncio.run(chosen.solve(engine, problem, sampling, watch=watch))
-    except KeyboardInterrupt:
-        raise typer.Exit(INTERRUPTED) from None
-    finally:
-        engine.close()
+        try:
+            trace = asyncio.run(chosen.solve(engine, problem, sampling, watch=watch))
+        except KeyboardInterrupt:
+            raise typer.Exit(INTERRUPTED) from None
     cost = trace.cost
     thrown_away = cost.total_tokens - cost.retained_tokens
     console.print(
@@ -339,18 +376,90 @@ def solve(
     )  # fmt: skip
 
 
+# -- calibrate
+
+
+@app.command()
+def calibrate(
+    model: Model,
+    method: Annotated[
+        str, typer.Option("--method", "-m", help="entrocut (finds tau) or temperature-scaling (finds t), without it.")
+    ],
+    problems: HeldOut = None,
+    loss: Annotated[float, typer.Option(min=-1, max=1, help="Accuracy that may be lost; 0.01 is one point.")] = 0.01,
+    limit: Limit = 300,
+    seed: Seed = 0,
+    max_tokens: MaxTokens = None,
+    temperature: Temperature = None,
+    top_p: TopP = None,
+    top_k: TopK = None,
+    min_p: MinP = None,
+    instruction: Instruction = None,
+    system: System = "",
+    split: Split = None,
+    column: Column = None,
+    grader: Grader = None,
+    skip_bad: SkipBad = False,
+    thinking_format: ThinkingOption = None,
+    gguf_file: GgufFile = None,
+    device: Device = None,
+    threads: Threads = None,
+    as_json: Json = False,
+) -> None:
+    """Find the parameter of a method that saves most for a given loss, on problems that you will not report on."""
+    from satisfice.calibration import calibrate as find
+    from satisfice.calibration import uncalibrated
+    from satisfice.experiment import Experiment
+    from satisfice.problems import GraderPool
+    from satisfice.problems.problem import usual_instruction
+
+    open_ended = uncalibrated(method)
+    problems = problems or ("lab:calibration" if model == "lab" else None)
+    problem_set = _problem_set(problems, limit, split, column, grader, skip_bad, seed)
+    options = {"gguf_file": gguf_file, "device": device, "threads": threads}
+    with _opened(model, thinking_format, {}, **options) as engine:
+        sampling = _sampling(
+            engine, temperature=temperature, top_p=top_p, top_k=top_k, min_p=min_p, max_tokens=max_tokens
+        )
+        instruction = usual_instruction(problem_set.name) if instruction is None else instruction
+        experiment = Experiment(problem_set, (), sampling, seed=seed, instruction=instruction, system=system)
+        try:
+            with _bars() as progress, GraderPool() as graders:
+                found = asyncio.run(find(open_ended, engine, experiment, graders, loss, progress))
+        except KeyboardInterrupt:
+            raise typer.Exit(INTERRUPTED) from None
+    if as_json:
+        print(json.dumps({"model": engine.name, "problems": problem_set.name, **asdict(found)}, indent=2))
+        return
+    kept = "" if found.thinking_kept is None else f", {found.thinking_kept:.1%} of {found.baseline_thinking_tokens:.1f}"
+    for line in (
+        f"{found.parameter} = {found.value:.12g}",
+        f"accuracy   {_percent(found.accuracy)} % {_range(found.accuracy_low, found.accuracy_high)}; "
+        f"{found.baseline}: {_percent(found.baseline_accuracy)} %, of which {_percent(loss)} might be lost",
+        f"thinking   {_number(found.thinking_tokens)} tokens{kept}",
+        f"on {found.n} problems of {problem_set.name}, which it was chosen on: report on others, where it may do worse",
+        f"\nfor compare   --methods {shlex.join(['plain', found.method])}",
+    ):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
 # -- methods
 
 
 @app.command()
-def methods(as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False) -> None:
+def methods(as_json: Json = False) -> None:
     """List every method with its paper, parameters, defaults and needs."""
     from satisfice.intervention import METHODS, describe
 
     described = [describe(kind) for kind in METHODS.values()]
     if as_json:
         print(json.dumps(described, indent=2, ensure_ascii=False))
-        return
+    else:
+        _print_described(described)
+
+
+def _print_described(described: Sequence[dict[str, Any]]) -> None:
+    """Methods or objectives with their papers and parameters."""
     for entry in described:
         console.print(f"[bold]{entry['name']}[/bold]  {entry['summary']}", highlight=False)
         facts = [f"arXiv {entry['paper']}"] if entry["paper"] else ["baseline"]
@@ -362,8 +471,115 @@ def methods(as_json: Annotated[bool, typer.Option("--json", help="For programs."
             head = Text(f"    {parameter['name']}", style="cyan")
             head.append(f" ({parameter['type']}, default {default})", style="dim")
             console.print(head, highlight=False)
-            console.print(Text(f"        {parameter['meaning']}"), highlight=False, soft_wrap=False)
+            console.print(Padding(Text(parameter["meaning"]), (0, 0, 0, 8)), highlight=False)
         console.print()
+
+
+# -- training
+
+
+@app.command()
+def train(
+    recipe: Annotated[Path, typer.Argument(help="YAML; see recipes/lab/tldr.yaml.")],
+    out: Annotated[Path, typer.Option(help="Directory of the trained model.")],
+    change: Annotated[
+        list[str] | None, typer.Option("--set", help="key=value on top of the recipe, as objective.price_short=0.7.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Two steps with a random tiny model of the same architecture.")
+    ] = False,
+) -> None:
+    """Train a short or controllable model with a length-aware objective. Run it again to resume."""
+    _require_train()
+    from satisfice.reinforcement.recipe import load_recipe
+    from satisfice.reinforcement.train import train as carry_out
+
+    plan = load_recipe(recipe, change or [])
+    main_process = int(os.environ.get("RANK", 0)) == 0
+    bars = Bars(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rates]}"),
+        TimeElapsedColumn(),
+        TextColumn("eta"),
+        TimeRemainingColumn(),
+        console=errors,
+        disable=not main_process,
+    )
+    task = bars.add_task(str(plan.objective.get("name")), total=2 if dry_run else plan.steps, rates="loading")
+
+    def show(step: int, last: int, logs: dict[str, float]) -> None:
+        if "reward" not in logs:
+            if "eval_accuracy" in logs:
+                bars.console.print(f"step {step}: {logs['eval_accuracy']:.1%} right on held-out problems")
+            return
+        levels = [logs.get(f"levels/{level}/tokens") for level in ("short", "medium", "long")]
+        rates = f"{logs['accuracy']:4.0%} right {logs['completions/mean_length']:5.0f} tokens"
+        if any(levels):
+            rates += " (" + " < ".join("  ?" if tokens is None else f"{tokens:3.0f}" for tokens in levels) + ")"
+        bars.update(task, completed=step, total=last, rates=rates)
+
+    def say(sentence: str) -> None:
+        # A random model gives every reason for alarm.
+        if main_process and not dry_run:
+            bars.console.print(f"warning: {sentence}", style="yellow", highlight=False)
+
+    try:
+        with bars:
+            done = carry_out(plan, out, dry_run=dry_run, show=show, say=say)
+    except KeyboardInterrupt:
+        errors.print(
+            f"\ninterrupted: run the same command again to go on from the last checkpoint in {out}",
+            style="yellow",
+            highlight=False,
+        )
+        raise typer.Exit(INTERRUPTED) from None
+    if main_process:
+        console.print("the recipe runs" if dry_run else f"trained {done}", highlight=False)
+
+
+@app.command("evaluate-levels")
+def evaluate_levels(
+    model: Annotated[str, typer.Argument(help="Directory or Hub id of a model trained on levels.")],
+    problems: Problems = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder; by default runs/MODEL-PROBLEMS-levels.")] = None,
+    samples: Annotated[int, typer.Option(min=1, help="Responses to each problem.")] = 1,
+    limit: Limit = None,
+    seed: Seed = 0,
+    max_tokens: MaxTokens = None,
+    temperature: Temperature = None,
+    device: Device = None,
+    threads: Threads = None,
+    counting: Counting = "retained",
+) -> None:
+    """Ask a trained model for each of its levels and for none; say whether they are in order."""
+    folder = out or Path("runs") / _slug(f"{Path(model).name}-{problems}-levels")
+    spelled = ["plain", *(f"tldr:level={level}" for level in ("short", "medium", "long"))]
+    compare(
+        model, problems, spelled, folder, samples, limit, seed, max_tokens, temperature, device=device,
+        threads=threads, counting=counting,
+    )  # fmt: skip
+    rows = {row.method: row for row in _summary_of(folder, counting, None).rows}
+    lengths = [rows[method].thinking_tokens or 0.0 for method in spelled[1:]]
+    said = ", ".join(f"{name} {length:.1f}" for name, length in zip(("short", "medium", "long"), lengths, strict=True))
+    ordered = lengths[0] < lengths[1] < lengths[2]
+    console.print(f"levels {'in order' if ordered else 'NOT in order'}: {said} thinking tokens", highlight=False)
+    if not ordered:
+        raise typer.Exit(1)
+
+
+@app.command()
+def objectives(as_json: Json = False) -> None:
+    """List every training objective with its paper, parameters, defaults and needs."""
+    from satisfice.reinforcement import OBJECTIVES, describe_objective
+
+    described = [describe_objective(kind) for kind in OBJECTIVES.values()]
+    if as_json:
+        print(json.dumps(described, indent=2, ensure_ascii=False))
+    else:
+        _print_described(described)
 
 
 # -- lab
@@ -388,7 +604,7 @@ def lab_findings(
     limit: Annotated[int | None, typer.Option(min=1)] = None,
     temperature: Annotated[float | None, typer.Option(min=0)] = None,
     seed: int = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Measure the four findings about verbose reasoners on a lab model."""
     from satisfice.lab.findings import measure
@@ -411,6 +627,20 @@ def lab_findings(
 # -- helpers of printing and parsing
 
 
+@contextmanager
+def _opened(model: str, thinking_format: str | None, companions: dict[str, str], **options: Any) -> Iterator[Any]:
+    """The engine of a model with its companions attached; all are closed at the end, whatever happens."""
+    with ExitStack() as opened:
+        engine = _load(model, thinking_format, **options)
+        opened.callback(engine.close)
+        attached = {}
+        for name, other in companions.items():
+            attached[name] = _load_companion(other, **{**options, "gguf_file": None})
+            opened.callback(attached[name].close)
+        engine.companions = attached
+        yield engine
+
+
 def _load(model: str, thinking_format: str | None, **options: Any) -> Any:
     from satisfice.engines.transformers import TransformersEngine
     from satisfice.thinking import ThinkingFormat
@@ -422,6 +652,16 @@ def _load(model: str, thinking_format: str | None, **options: Any) -> Any:
         )
 
 
+def _load_companion(model: str, **options: Any) -> Any:
+    """A companion is most often an instruct model, and need not know how to think."""
+    from satisfice.thinking import UnknownThinkingFormat
+
+    try:
+        return _load(model, None, **options)
+    except UnknownThinkingFormat:
+        return _load(model, "<think>,</think>", **options)
+
+
 def _require_train() -> None:
     try:
         import accelerate  # noqa: F401
@@ -429,11 +669,51 @@ def _require_train() -> None:
         raise ValueError("training needs the train extra: pip install 'satisfice[train]'") from None
 
 
-def _pair(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise ValueError(f"--column {text!r} must look like prompt=question")
-    return name.strip(), value.strip()
+def _problem_set(
+    problems: str | None,
+    limit: int | None,
+    split: str | None,
+    column: list[str] | None,
+    grader: str | None,
+    skip_bad: bool,
+    seed: int,
+) -> Any:
+    from satisfice.problems import load_problems
+
+    if problems is None:
+        raise typer.BadParameter("say which problems, for example --problems gsm8k.jsonl", param_hint="--problems")
+    columns = dict(_pair("--column", text, "prompt=question") for text in column) if column else None
+    loaded = load_problems(
+        problems, limit=limit, split=split, columns=columns, grader=grader, skip_bad=skip_bad, seed=seed
+    )
+    for reason in loaded.skipped:
+        errors.print(f"skipped {reason}", style="yellow", highlight=False)
+    return loaded
+
+
+def _sampling(engine: Any, **given: Any) -> Any:
+    """What the model's authors recommend, with what the user says in its place."""
+    return replace(engine.default_sampling, **{name: value for name, value in given.items() if value is not None})
+
+
+def _companions(given: list[str] | None, methods: Sequence[Any]) -> dict[str, str]:
+    """Models by the names of --companion, each of which some method asks for."""
+    companions: dict[str, str] = {}
+    for text in given or []:
+        name, model = _pair("--companion", text, "instruct=Qwen/Qwen2.5-1.5B-Instruct")
+        if name in companions:
+            raise ValueError(f"--companion {name} is given twice: give the second one another name")
+        if not any(re.search(rf'="?{re.escape(name)}"?([,+]|$)', str(method)) for method in methods):
+            raise ValueError(f"no method asks for the companion {name!r}: use it as in cothink:outliner={name}")
+        companions[name] = model
+    return companions
+
+
+def _pair(option: str, text: str, example: str) -> tuple[str, str]:
+    name, equals, value = (part.strip() for part in text.partition("="))
+    if not (name and equals and value):
+        raise ValueError(f"{option} {text!r} must look like {example}")
+    return name, value
 
 
 def _slug(text: str) -> str:

@@ -16,15 +16,16 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from satisfice.engines.base import Engine, EngineError, Sampling, require
-from satisfice.intervention import Method, parse_method
+from satisfice.engines.base import Engine, EngineError, Sampling
+from satisfice.intervention import METHODS, Method, MethodError, parse_method
 from satisfice.intervention.method import together
+from satisfice.lab import ALL_METHODS
 from satisfice.problems import GraderPool, Problem, ProblemSet
 from satisfice.run_folder import RunFolder
 from satisfice.trace import Grade, Trace
 
-MATH_INSTRUCTION = "Please reason step by step, and put your final answer within \\boxed{}."
-"""What is commonly asked of reasoning models, in the user turn after the question."""
+ALL = "all"
+"""Stands for every method, see `every_method`."""
 
 
 @dataclass(frozen=True)
@@ -51,16 +52,27 @@ class Experiment:
     system: str = ""
     concurrency: int = 64
 
+    def asked(self, problem: Problem) -> Problem:
+        """A problem as the model gets it: with the instruction and the system turn."""
+        question = f"{problem.prompt}\n\n{self.instruction}" if self.instruction else problem.prompt
+        return replace(problem, prompt=question, system=self.system or problem.system)
+
     def configuration(self, engine: Engine, command: str = "") -> dict[str, Any]:
         """What run.json says: everything that decides the numbers, and with which versions they were made."""
         sampling = asdict(self.sampling)
         del sampling["seed"]
+        companions = {
+            name: {"model": companion.name, "model_digest": companion.digest}
+            for name, companion in engine.companions.items()
+        }
         return {
             "schema_version": 1,
             "command": command,
             "model": engine.name,
             "model_digest": engine.digest,
             "thinking": asdict(engine.thinking),
+            # A run of one model says nothing of companions, as before there were any: it can still be resumed.
+            **({"companions": companions} if companions else {}),
             "problems": {
                 "name": self.problems.name,
                 "digest": self.problems.digest,
@@ -104,12 +116,12 @@ def check(engine: Engine, experiment: Experiment) -> None:
     """Refuse what cannot work before anything is paid for.
 
     Raises:
-        EngineError: a method needs what the engine lacks, or the sampling does not fit the model.
+        EngineError: a method needs what the engine lacks, such as a companion, or the sampling does not fit the model.
         ValueError: two methods are the same.
     """
     spelled = [str(method) for method in experiment.methods]
     for method in experiment.methods:
-        require(engine, method.needs, method.name)
+        method.check(engine)
         if spelled.count(str(method)) > 1:
             raise ValueError(f"the method {method} is given twice")
     if experiment.sampling.max_tokens >= engine.context_length:
@@ -163,11 +175,10 @@ async def _solve_one(
     graders: GraderPool,
     progress: Progress,
 ) -> None:
-    question = f"{problem.prompt}\n\n{experiment.instruction}" if experiment.instruction else problem.prompt
-    asked = replace(problem, prompt=question, system=experiment.system or problem.system)
     seed = sample_seed(experiment.seed, problem.id, sample)
     async with gate:
-        trace = await solve_safely(engine, method, asked, replace(experiment.sampling, seed=seed))
+        sampling = replace(experiment.sampling, seed=seed)
+        trace = await solve_safely(engine, method, experiment.asked(problem), sampling)
     trace.prompt, trace.sample = problem.prompt, sample
     if trace.error is None:
         trace.grade = await graders.grade(
@@ -205,14 +216,39 @@ async def solve_safely(engine: Engine, method: Method, problem: Problem, samplin
         return trace
 
 
-def methods_from(spelled: Sequence[str]) -> list[Method]:
+def methods_from(spelled: Sequence[str], every: Sequence[Method] = ()) -> list[Method]:
     """The methods of a command line; the baseline `plain`, where it is given, comes first.
+
+    Args:
+        spelled: methods as spelled; where "all" is among them, a method that comes up twice is taken once.
+        every: what "all" stands for.
 
     Raises:
         MethodError: a method cannot be read.
     """
-    methods = [parse_method(text) for text in spelled]
+    methods = [parse_method(text) for text in spelled if text != ALL]
+    if ALL in spelled:
+        methods = list({str(method): method for method in [*every, *methods]}.values())
     return sorted(methods, key=lambda method: str(method) != "plain")
+
+
+def every_method(model: str, engine: Engine) -> tuple[list[Method], list[str]]:
+    """What "all" stands for: the lab's own spellings for the lab, for any other model every method by its defaults.
+
+    Returns:
+        the methods; and one sentence for each that is left out, because it has a parameter without a default or
+        needs what this engine lacks.
+    """
+    methods, left_out = [], []
+    for spelled in ALL_METHODS if model == "lab" else METHODS:
+        try:
+            method = parse_method(spelled)
+            method.check(engine)
+        except (MethodError, EngineError) as error:
+            left_out.append(str(error))
+        else:
+            methods.append(method)
+    return methods, left_out
 
 
 def _versions() -> dict[str, str]:

@@ -84,6 +84,31 @@ def read_run(folder: str | Path) -> Run:
     return Run(folder=folder, config=config, traces=traces)
 
 
+def against(run: Run, base: Run) -> Run:
+    """A run with the baseline of another one in front, as its own new baseline: a trained model against the untrained.
+
+    The other run's baseline is called by its method and its model, "plain (transformers:lab)".
+
+    Raises:
+        RunFolderError: the two were not asked the same under the same conditions, so nothing can be paired.
+    """
+    for key, words in (("samples", "number of samples"), ("seed", "seed"), ("sampling", "sampling")):
+        if run.config[key] != base.config[key]:
+            raise RunFolderError(
+                f"{run.folder} and {base.folder} differ in their {words} ({run.config[key]} and {base.config[key]}): "
+                "run one of them again under the other's"
+            )
+    if run.config["problems"]["digest"] != base.config["problems"]["digest"]:
+        raise RunFolderError(
+            f"{run.folder} was asked {run.config['problems']['name']} and {base.folder} "
+            f"{base.config['problems']['name']}, or another number of them: only the same problems can be paired"
+        )
+    method = base.config["baseline"]
+    name = f"{method} ({base.config['model']})"
+    config = {**run.config, "methods": [name, *run.config["methods"]], "baseline": name}
+    return Run(folder=run.folder, config=config, traces={name: base.traces[method], **run.traces})
+
+
 class RunFolder:
     """A run folder that this process writes to. Use it as a context manager, or call `close`.
 

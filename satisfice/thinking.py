@@ -277,10 +277,15 @@ def encode_after(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     Sentencepiece-like tokenizers put a space before the first word of whatever they encode; in the middle of a
     response that space would be wrong. So the text is encoded behind a digit, whose tokens are cut off again.
     """
+    return list(_encoded_after(tokenizer, text, len(tokenizer)))
+
+
+@functools.lru_cache(maxsize=256)  # probes ask for the same few texts again and again
+def _encoded_after(tokenizer: PreTrainedTokenizerBase, text: str, size: int) -> tuple[int, ...]:
     digit = _encode(tokenizer, "0")
     ids = _encode(tokenizer, "0" + text)
     # Where the digit merged with the text, its tokens cannot be cut off.
-    return ids[len(digit) :] if ids[: len(digit)] == digit else _encode(tokenizer, text)
+    return tuple(ids[len(digit) :] if ids[: len(digit)] == digit else _encode(tokenizer, text))
 
 
 def decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
@@ -315,7 +320,17 @@ class MarkerAutomaton:
 
     def phase(self, state: int) -> Phase:
         """The phase of a state."""
-        return Phase(int(self.phases[state]))
+        return self._phases[state]
+
+    # Read a byte or a token at a time, where a list is several times faster than an array.
+
+    @functools.cached_property
+    def _phases(self) -> list[Phase]:
+        return [Phase(phase) for phase in self.phases.tolist()]
+
+    @functools.cached_property
+    def _bytes_rows(self) -> list[list[int]]:
+        return self.bytes_table.tolist()  # type: ignore[no-any-return]
 
     def step(self, state: int, token: int) -> int:
         """The state after one more token; ids beyond the tokenizer's own (a model's padding) stand for no text."""
@@ -340,7 +355,7 @@ class MarkerAutomaton:
             the index behind the opening marker, 0 where it does not come; the index behind the closing marker that
             ends thinking, None where it does not come.
         """
-        table, phases = self.bytes_table.tolist(), self.phases.tolist()
+        table, phases = self._bytes_rows, self._phases
         opened = 0
         for index, byte in enumerate(text, start=1):
             before, state = state, table[state][byte]
@@ -356,6 +371,7 @@ class ThinkingTracker:
 
     Attributes:
         state: state of the automaton.
+        phase: the phase after the tokens pushed so far.
         position: tokens pushed so far.
         end: index behind the token that completed the closing marker, None while it has not come.
     """
@@ -363,13 +379,9 @@ class ThinkingTracker:
     def __init__(self, automaton: MarkerAutomaton, state: int | None = None) -> None:
         self.automaton = automaton
         self.state = 0 if state is None else state
+        self.phase = automaton.phase(self.state)
         self.position = 0
         self.end: int | None = 0 if self.phase is Phase.ANSWER else None
-
-    @property
-    def phase(self) -> Phase:
-        """The phase after the tokens pushed so far."""
-        return self.automaton.phase(self.state)
 
     @property
     def span(self) -> tuple[int, int]:
@@ -384,10 +396,12 @@ class ThinkingTracker:
 
     def push(self, token: int) -> Phase:
         """Read one more token and return the phase after it."""
-        self.state = self.automaton.step(self.state, token)
         self.position += 1
-        if self.end is None and self.phase is Phase.ANSWER:
-            self.end = self.position
+        state = self.automaton.step(self.state, token)
+        if state != self.state:  # most tokens are no part of a marker
+            self.state, self.phase = state, self.automaton.phase(state)
+            if self.end is None and self.phase is Phase.ANSWER:
+                self.end = self.position
         return self.phase
 
 

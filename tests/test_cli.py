@@ -1,4 +1,4 @@
-"""The command line as a user types it, in a process of its own."""
+"""The command line as a user types it, mostly in a process of its own."""
 
 import csv
 import io
@@ -8,6 +8,15 @@ import subprocess
 import sys
 
 import pytest
+from intervention.scripted import ScriptedEngine
+
+from satisfice import cli
+from satisfice.engines.base import EngineError
+from satisfice.intervention import METHODS, parse_method
+from satisfice.lab import ALL_METHODS
+from satisfice.thinking import UnknownThinkingFormat
+
+QUESTION = "Start with 10. Steps in the order of their letters: c) +5, d) *3. What is the result?"
 
 
 def satisfice(*arguments, timeout=240, **environment):
@@ -78,8 +87,7 @@ def test_report_formats(small_run, tmp_path):
 
 
 def test_solve_streams_both_parts_and_ends_with_the_cost():
-    question = "Start with 10. Steps in the order of their letters: c) +5, d) *3. What is the result?"
-    done = satisfice("solve", "lab", question, "--temperature", "0")
+    done = satisfice("solve", "lab", QUESTION, "--temperature", "0")
     assert done.returncode == 0, done.stderr
     assert "c) 10+5=15" in done.stdout
     assert "\\boxed{" in done.stdout
@@ -116,6 +124,164 @@ def test_a_mistake_is_one_sentence_and_exit_2(arguments, message, tmp_path):
     assert done.returncode == 2
     assert message in " ".join(done.stderr.split())
     assert "Traceback" not in done.stderr
+
+
+@pytest.fixture
+def here(monkeypatch, capsys):
+    """Runs the command line in this process: exit status, output and messages."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["satisfice", *arguments])
+        monkeypatch.setenv("COLUMNS", "160")
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        written = capsys.readouterr()
+        return ended.value.code, written.out, " ".join(written.err.split())
+
+    return run
+
+
+# -- all
+
+
+def test_all_runs_every_method_on_the_lab_and_takes_more_beside_it(here, tmp_path):
+    code, out, messages = here(
+        "compare", "lab", "--problems", "lab:calibration", "--limit", "1", "--max-tokens", "40", "--out",
+        str(tmp_path / "run"), "--methods", "all", "temperature-scaling:t=0.8", "no-thinking",
+    )  # fmt: skip
+    assert code == 0, messages
+    config = json.loads((tmp_path / "run" / "run.json").read_text())
+    able = [spelled for spelled in ALL_METHODS if not spelled.startswith("tldr")]
+    assert config["methods"] == [*able, "temperature-scaling:t=0.8"]
+    assert config["baseline"] == "plain"
+    assert "left out of all: tldr: transformers:lab was not trained on levels" in messages
+    assert all(parse_method(method).name in out for method in able)
+
+
+def test_for_another_model_all_names_what_it_leaves_out(here, monkeypatch, tokenizer):
+    monkeypatch.setattr(cli, "_load", lambda *arguments, **options: ScriptedEngine(tokenizer, dict))
+    code, _, messages = here(
+        "compare", "some/model", "--methods", "all", "--problems", "lab:calibration", "--max-tokens", "9999"
+    )
+    assert code == 2
+    warning, _, error = messages.partition("satisfice: ")
+    assert warning.startswith("left out of all: entrocut: tau has no published value")
+    assert "satisfice calibrate MODEL --method entrocut" in warning
+    assert [name for name in METHODS if f"{name}: " in warning] == ["entrocut", "tldr"]
+    assert "lower max_tokens" in error
+
+
+# -- calibrate
+
+
+def test_calibrate_prints_what_to_paste_into_compare(here):
+    few = ("--limit", "3", "--max-tokens", "60", "--loss", "1")
+    code, out, messages = here("calibrate", "lab", "--method", "temperature-scaling", *few)
+    assert code == 0, messages
+    assert out.startswith("t = 0.5\n")
+    assert "on 3 problems of lab:calibration" in out
+    assert out.endswith("--methods plain temperature-scaling:t=0.5\n")
+
+
+def test_calibrate_for_programs(here):
+    cue = "The answer is \\boxed{"
+    code, out, messages = here(
+        "calibrate", "lab", "--method", f'entrocut:k=1,cue="{cue.replace(chr(92), chr(92) * 2)}"', "--limit", "10",
+        "--loss", "0.2", "--json",
+    )  # fmt: skip
+    assert code == 0, messages
+    found = json.loads(out)
+    assert (found["model"], found["problems"], found["n"]) == ("transformers:lab", "lab:calibration", 10)
+    method = parse_method(found["method"])
+    assert (method.tau, method.k, method.cue) == (found["value"], 1, cue)
+    assert found["accuracy"] >= found["baseline_accuracy"] - 0.2
+    assert found["accuracy_low"] <= found["accuracy"] <= found["accuracy_high"]
+    assert 0 < found["thinking_kept"] < 1
+
+
+# -- companions
+
+
+class Loaded:
+    """Stands in for an engine."""
+
+    def __init__(self, model):
+        self.model = model
+        self.closed = 0
+
+    def close(self):
+        self.closed += 1
+
+
+def test_companions_are_attached_and_all_engines_are_closed(monkeypatch):
+    loaded = []
+
+    def load(model, thinking_format, **options):
+        if model == "missing":
+            raise EngineError("cannot load the model missing")
+        loaded.append((Loaded(model), thinking_format, options))
+        return loaded[-1][0]
+
+    monkeypatch.setattr(cli, "_load", load)
+    with cli._opened("big", "qwen3", {"instruct": "small"}, gguf_file="big.gguf", device="cpu") as engine:
+        assert engine.companions["instruct"].model == "small"
+        assert [each.closed for each, _, _ in loaded] == [0, 0]
+    assert [each.closed for each, _, _ in loaded] == [1, 1]
+    # What belongs to the one model's files is not asked of the other's.
+    assert loaded[0][1:] == ("qwen3", {"gguf_file": "big.gguf", "device": "cpu"})
+    assert loaded[1][1:] == (None, {"gguf_file": None, "device": "cpu"})
+    with pytest.raises(EngineError, match="missing"), cli._opened("big", None, {"instruct": "missing"}):
+        pass
+    assert [each.closed for each, _, _ in loaded] == [1, 1, 1]
+
+
+def test_a_companion_that_does_not_think_is_welcome(monkeypatch):
+    def load(model, thinking_format, **options):
+        if thinking_format is None:
+            raise UnknownThinkingFormat("cannot tell how this model marks its thinking")
+        return model, thinking_format
+
+    monkeypatch.setattr(cli, "_load", load)
+    assert cli._load_companion("instruct") == ("instruct", "<think>,</think>")
+
+
+def test_a_second_model_outlines(here, tmp_path):
+    method = ("--method", "cothink:outliner=helper", "--max-tokens", "20")
+    code, out, messages = here("solve", "lab", QUESTION, *method, "--companion", "helper=lab")
+    assert code == 0, messages
+    assert "thrown away" in out  # the outline
+    code, _, messages = here(
+        "compare", "lab", "--limit", "1", "--max-tokens", "20", "--methods", "cothink:outliner=helper",
+        "--companion", "helper=lab", "--out", str(tmp_path / "run"),
+    )  # fmt: skip
+    assert code == 0, messages
+    config = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert config["companions"] == {"helper": {"model": "transformers:lab", "model_digest": config["model_digest"]}}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["calibrate", "lab", "--method", "plain"], "plain has nothing to calibrate; what can be calibrated is"),
+        (["calibrate", "lab", "--method", "entrocut:tau=0.1"], "leave tau= out"),
+        (["calibrate", "lab", "--method", "entrocut:k=0"], "k is 0; it must be at least 1"),
+        (["calibrate", "lab", "--method", "entrocut", "--problems", "nowhere.jsonl"], "nowhere.jsonl"),
+        (["compare", "lab", "--methods", "cothink:outliner=a"], "has no companion 'a'"),
+        (["solve", "lab", "x", "--method", "cothink:outliner=a"], "attach one with --companion a=MODEL"),
+        (["solve", "lab", "x", "--method", "cothink", "--companion", "a=lab"], "no method asks for the companion 'a'"),
+        (["solve", "lab", "x", "--method", "cothink:outliner=a", "--companion", "a"], "must look like instruct="),
+        (
+            ["solve", "lab", "x", "-m", "cothink:outliner=a", "--companion", "a=lab", "--companion", "a=smollm2"],
+            "--companion a is given twice",
+        ),
+        (["solve", "lab", "x", "-m", "cothink:outliner=a", "--companion", "a=./nowhere"], "no model directory"),
+    ],
+)
+def test_a_mistake_with_a_second_model_or_a_calibration_is_one_sentence(here, arguments, message, tmp_path):
+    code, out, messages = here(*arguments, *(["--out", str(tmp_path / "run")] if arguments[0] == "compare" else []))
+    assert code == 2
+    assert message in messages
+    assert out == ""
 
 
 def test_problems_in_a_file_with_a_bad_line(tmp_path):

@@ -13,7 +13,9 @@ import pytest
 from intervention.scripted import ScriptedEngine, follow
 
 from satisfice.engines.base import Capability, EngineError, Sampling
-from satisfice.experiment import Experiment, Progress, check, methods_from, run, sample_seed
+from satisfice.experiment import Experiment, Progress, check, every_method, methods_from, run, sample_seed
+from satisfice.intervention import METHODS, MethodError, parse_method
+from satisfice.lab import ALL_METHODS
 from satisfice.lab.tokenizer import build_tokenizer
 from satisfice.problems import GraderPool, Problem, ProblemSet
 from satisfice.run_folder import RunFolder, RunFolderError, read_run
@@ -127,6 +129,71 @@ def test_what_cannot_work_is_refused_before_anything_is_paid_for(tokenizer):
     with pytest.raises(EngineError, match="lower max_tokens"):
         check(engine, experiment(problem_set("3"), sampling=Sampling(max_tokens=4096)))
     assert engine.calls == []
+
+
+def test_a_companion_must_be_attached_and_is_part_of_the_configuration(tokenizer, tmp_path):
+    reasoner, instruct = (ScriptedEngine(tokenizer, follow(tokenizer, THINKING)) for _ in range(2))
+    chosen = experiment(problem_set("3"), "cothink:outliner=instruct")
+    with pytest.raises(EngineError, match="no companion 'instruct'"):
+        check(reasoner, chosen)
+    assert "companions" not in chosen.configuration(reasoner)
+
+    instruct.name, instruct.digest = "a small one", "abc"
+    reasoner.companions = {"instruct": instruct}
+    result = execute(reasoner, chosen, tmp_path / "run")
+    assert result.config["companions"] == {"instruct": {"model": "a small one", "model_digest": "abc"}}
+    instruct.digest = "other weights"
+    with pytest.raises(RunFolderError, match=r"companions.instruct.model_digest: \"abc\" -> \"other weights\""):
+        execute(reasoner, chosen, tmp_path / "run")
+    reasoner.companions = {}
+    with pytest.raises(RunFolderError, match="companions: "):
+        RunFolder.create_or_open(tmp_path / "run", chosen.configuration(reasoner))
+
+
+# -- all
+
+
+def test_all_stands_for_every_method_and_takes_none_twice():
+    every = [parse_method(spelled) for spelled in ("no-wait", "plain", "temperature-scaling:t=0.9")]
+    spelled = [str(method) for method in methods_from(["all"], every)]
+    assert spelled == ["plain", "no-wait", "temperature-scaling"]
+    more = methods_from(["temperature-scaling", "all", "all", "no-wait", "temperature-scaling:t=0.8"], every)
+    assert [str(method) for method in more] == [*spelled, "temperature-scaling:t=0.8"]
+    # Without "all" a repetition is a mistake, as before.
+    assert len(methods_from(["plain", "plain"], every)) == 2
+    with pytest.raises(MethodError, match="there is no method 'plan'"):
+        methods_from(["all", "plan"], every)
+
+
+def test_for_the_lab_all_means_the_labs_own_spellings(tokenizer):
+    engine = ScriptedEngine(tokenizer, follow(tokenizer, THINKING))
+    engine.levels = {"short": "Think briefly"}
+    methods, left_out = every_method("lab", engine)
+    assert ([str(method) for method in methods], left_out) == (list(ALL_METHODS), [])
+
+
+def test_for_other_models_all_means_every_method_that_runs_by_its_defaults(tokenizer):
+    engine = ScriptedEngine(tokenizer, follow(tokenizer, THINKING))
+    engine.levels = {"short": "Think briefly"}
+    methods, left_out = every_method("some/model", engine)
+    assert [str(method) for method in methods] == [name for name in METHODS if name not in ("entrocut", "tldr")]
+    tau, level = left_out
+    assert tau.startswith("entrocut: tau has no published value")
+    assert "satisfice calibrate MODEL --method entrocut" in tau
+    assert level.startswith("tldr: say which level, as in tldr:level=short")
+
+
+def test_all_leaves_out_what_an_engine_cannot_do(tokenizer):
+    engine = ScriptedEngine(tokenizer, follow(tokenizer, THINKING), without=[Capability.CONTROL])
+    methods, left_out = every_method("lab", engine)
+    assert {"no-wait", "temperature-scaling"}.isdisjoint(method.name for method in methods)
+    assert [sentence.partition(" (")[0] for sentence in left_out] == [
+        "temperature-scaling needs control, which scripted does not offer",
+        "no-wait needs control, which scripted does not offer",
+        "tldr: scripted was not trained on levels",
+    ]
+    with pytest.raises(EngineError, match="no-wait needs control"):  # asked for by name it is refused
+        check(engine, experiment(problem_set("3"), "no-wait"))
 
 
 def test_a_hostile_answer_neither_hangs_nor_stops_a_run(tokenizer, tmp_path):

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from satisfice.run_folder import RunFolder, RunFolderError, read_run, trace_file_names, write_atomically
+from satisfice.run_folder import RunFolder, RunFolderError, against, read_run, trace_file_names, write_atomically
 from satisfice.trace import Cost, Event, Grade, Trace
 
 CONFIG = {
@@ -256,6 +256,37 @@ def test_two_writers_are_kept_apart_and_a_killed_one_lets_go(tmp_path: Path) -> 
     finally:
         os.kill(worker, signal.SIGKILL)
         other.stdout.close()
+
+
+def test_a_run_against_the_baseline_of_another(tmp_path: Path) -> None:
+    with RunFolder.create_or_open(tmp_path / "trained", changed(model="trained")) as folder:
+        folder.append(a_trace())
+    with RunFolder.create_or_open(tmp_path / "base", CONFIG) as folder:
+        folder.append(a_trace(thinking="long"))
+        folder.append(a_trace(method="deer:tau=0.9"))
+    run, base = read_run(tmp_path / "trained"), read_run(tmp_path / "base")
+    both = against(run, base)
+    assert list(both.traces) == both.config["methods"] == ["plain (lab)", "plain", "deer:tau=0.9"]
+    assert both.config["baseline"] == "plain (lab)"
+    assert both.traces["plain (lab)"][0].thinking == "long"
+    assert run.config["methods"] == CONFIG["methods"]  # untouched
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seed": 1}, "differ in their seed"),
+        ({"samples": 4}, "differ in their number of samples"),
+        ({"sampling": {"temperature": 1.0}}, "differ in their sampling"),
+        ({"problems": {"name": "others", "digest": "x", "n": 3}}, "only the same problems can be paired"),
+    ],
+)
+def test_what_was_asked_otherwise_is_not_paired(tmp_path: Path, change: dict[str, object], message: str) -> None:
+    for name, config in (("trained", CONFIG), ("base", changed(**change))):
+        with RunFolder.create_or_open(tmp_path / name, config):
+            pass
+    with pytest.raises(RunFolderError, match=message):
+        against(read_run(tmp_path / "trained"), read_run(tmp_path / "base"))
 
 
 def test_file_names_are_readable() -> None:

@@ -8,7 +8,7 @@ from satisfice.report.figures import accuracy_cost_figure, lengths_figure, to_pn
 from satisfice.report.findings import Headline, headline
 from satisfice.report.html_page import MAX_TRACES, page
 from satisfice.report.tables import markdown, to_csv
-from satisfice.run_folder import read_run, write_atomically
+from satisfice.run_folder import against, read_run, write_atomically
 
 __all__ = [
     "FORMATS",
@@ -41,6 +41,7 @@ def report(
     out: str | Path | None = None,
     convention: str = "retained",
     max_traces: int = MAX_TRACES,
+    baseline: str | Path | None = None,
 ) -> Path:
     """Write a report of a run, finished or not, and say where.
 
@@ -50,16 +51,19 @@ def report(
         out: the file to write; by default the one that `FORMATS` names, in the run folder.
         convention: the counting convention of cost, saving and Pareto front (`satisfice.trace.CONVENTIONS`).
         max_traces: how many traces of each method the page holds at most.
+        baseline: another run, of another model on the same problems, whose baseline this one is compared with.
 
     Raises:
-        ValueError: there is no such format or convention, `max_traces` is below 1, there is no run, or a file of it
-            is damaged.
+        ValueError: there is no such format or convention, `max_traces` is below 1, there is no run, a file of it
+            is damaged, or the baseline is of other problems.
     """
     if format not in FORMATS:
         raise ValueError(f"no report format {format!r}; use one of {', '.join(FORMATS)}")
     if max_traces < 1:
         raise ValueError(f"a page needs at least one trace of each method, not {max_traces}")
     run = read_run(run_folder)
+    if baseline is not None:
+        run = against(run, read_run(baseline))
     summary = summarise(run.config, run.traces, convention)
     content: str | bytes
     if format == "html":
