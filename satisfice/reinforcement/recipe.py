@@ -53,6 +53,9 @@ class Recipe(BaseModel):
         max_tokens: of one response.
         temperature, top_p: of the rollouts.
         learning_rate, schedule, warmup_steps: of AdamW.
+        in_flight: write the responses with the transformers engine, whose batch lets a finished response go: faster
+            than TRL's own generation where lengths differ, on a device that holds the whole model. With vLLM
+            (`grpo.use_vllm`) or sharded weights it must be false.
         kl: weight of the divergence from the untrained model (TRL's beta).
         save_every: steps between two checkpoints.
         adapter: train a LoRA adapter.
@@ -89,6 +92,7 @@ class Recipe(BaseModel):
     learning_rate: float = Field(gt=0)
     schedule: str = "constant"
     warmup_steps: int = Field(0, ge=0)
+    in_flight: bool = False
     kl: float = Field(0.0, ge=0)
     save_every: int = Field(50, ge=1)
     adapter: Adapter | None = None

@@ -104,6 +104,7 @@ def train(
             processing_class=tokenizer,
             thinking=recipe.thinking(),
             graders=graders,
+            in_flight=recipe.in_flight,
             say=say,
             peft_config=_adapter(recipe),
         )

@@ -2,13 +2,13 @@
 
 TRL generates, computes the loss, logs, saves and distributes. Four of its methods are extended, and nothing else:
 
-* `_tokenize_prompts` renders prompts exactly as they are rendered at decoding time, and `_generate_single_turn` begins
-  some responses for the model where an objective wants that;
+* `_tokenize_prompts` renders prompts exactly as they are rendered at decoding time; `_generate_single_turn` begins some
+  responses for the model where an objective wants that, and can have them written by the transformers engine;
 * `_calculate_rewards` grades the responses, gathers everything, and hands whole groups to the objective;
 * `_generate_and_score_completions` tells each prompt what the objective says about length, and puts the objective's
   advantages, one a response or one a token, in TRL's place.
 
-They are private to TRL. `tests/reinforcement/test_trl_contract.py` fails loudly where an upgrade moves them.
+They are private to TRL. `tests/reinforcement/test_trainer.py` fails loudly where an upgrade moves them.
 """
 
 import asyncio
@@ -16,7 +16,9 @@ import functools
 import json
 import random
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 from transformers.trainer_utils import get_last_checkpoint
 from trl import GRPOConfig, GRPOTrainer
 
+from satisfice.engines.base import Sampling
 from satisfice.engines.transformers import TransformersEngine
 from satisfice.levels import LEVELS
 from satisfice.problems import GraderPool, Problem
@@ -78,6 +81,8 @@ class LengthGRPOTrainer(GRPOTrainer):
         graders: grades answers; one of its own, closed with the training, where not given.
         judge: finds the first right answer in a thinking, for objectives that need "boundary"; comparison of text
             unless given.
+        in_flight: write the responses with the transformers engine, whose batch lets a finished response go, and not
+            with TRL's generation, which carries all to the end of the longest. For a device that holds the whole model.
         say: where alarms go; Python warnings unless given.
         others: passed to `GRPOTrainer` (`peft_config`, `callbacks`, `optimizers`, ...).
 
@@ -101,11 +106,13 @@ class LengthGRPOTrainer(GRPOTrainer):
         thinking: ThinkingFormat | None = None,
         graders: GraderPool | None = None,
         judge: Judge | None = None,
+        in_flight: bool = False,
         say: Any = None,
         **others: Any,
     ) -> None:
-        _check(objective, args, train_dataset, eval_dataset)
+        _check(objective, args, train_dataset, eval_dataset, in_flight)
         self.objective = objective
+        self._in_flight = in_flight
         self.alarms = Alarms(say or functools.partial(warnings.warn, stacklevel=2))
         self.validation_accuracy: float | None = None
         self._graders = graders or GraderPool()
@@ -161,9 +168,43 @@ class LengthGRPOTrainer(GRPOTrainer):
             self._closing(prompt) if direct else [] for prompt, direct in zip(self._prompts, self._direct, strict=True)
         ]
         extended = [[*ids, *forced] for ids, forced in zip(prompt_ids, begun, strict=True)]
-        completion_ids, *others = super()._generate_single_turn(extended, *args, **kwargs)
+        if self._in_flight:
+            completion_ids, others = self._write(extended), [None]
+        else:
+            completion_ids, *others = super()._generate_single_turn(extended, *args, **kwargs)
         whole = [[*forced, *ids] for forced, ids in zip(begun, completion_ids, strict=True)]
         return (whole, *others)
+
+    def _write(self, prompt_ids: list[list[int]]) -> list[list[int]]:
+        """One response to each prompt, by the transformers engine."""
+        first = self.accelerator.process_index * len(prompt_ids)
+        settings = Sampling(
+            temperature=self.temperature, top_p=self.top_p, top_k=self.top_k or 0, min_p=self.min_p or 0.0,
+            max_tokens=self.max_completion_length,
+        )  # fmt: skip
+
+        async def write(engine: TransformersEngine) -> list[list[int]]:
+            asked = []
+            for row, ids in enumerate(prompt_ids):
+                # The same after an interruption and for any number of processes; no two responses share it.
+                seed = random.Random(f"{self.args.seed}/{self.state.global_step}/{first + row}/{ids}").getrandbits(62)
+                asked.append(engine.generate(ids, replace(settings, seed=seed)))
+            return [generation.ids for generation in await asyncio.gather(*asked)]
+
+        with self._engine(max_batch=len(prompt_ids)) as engine:
+            return asyncio.run(write(engine))
+
+    @contextmanager
+    def _engine(self, **options: Any) -> Iterator[TransformersEngine]:
+        """The policy as it stands, as an engine."""
+        model = self.accelerator.unwrap_model(self.model)
+        training = self.model.training
+        engine = TransformersEngine(model, self.processing_class, thinking=self._thinking, threads=None, **options)
+        try:
+            yield engine
+        finally:
+            engine.close()
+            model.train(training)
 
     def _render(self, messages: list[dict[str, str]]) -> Prompt:
         """All responses of a group, and often of many steps, share one prompt."""
@@ -296,24 +337,19 @@ class LengthGRPOTrainer(GRPOTrainer):
         self, inputs: list[dict[str, Any]], completion_ids: list[list[int]], splits: list[Split], correct: list[int]
     ) -> list[list[Step]]:
         """The steps of each right response's thinking and how much each moved the policy towards the right answer."""
-        model = self.accelerator.unwrap_model(self.model)
-        engine = TransformersEngine(model, self.processing_class, thinking=self._thinking, threads=None)
 
-        async def estimated(index: int) -> list[Step]:
+        async def estimated(engine: TransformersEngine, index: int) -> list[Step]:
             if not correct[index]:
                 return []
             ids, gold = completion_ids[index], inputs[index]["answer"]
             ends = split_steps(self.processing_class, ids, splits[index].span, self._thinking)
             return await estimate_importance(engine, self._prompts[index], ids, ends, gold)
 
-        async def estimate() -> list[list[Step]]:
-            return await asyncio.gather(*(estimated(index) for index in range(len(inputs))))
+        async def estimate(engine: TransformersEngine) -> list[list[Step]]:
+            return await asyncio.gather(*(estimated(engine, index) for index in range(len(inputs))))
 
-        try:
-            return asyncio.run(estimate())
-        finally:
-            engine.close()
-            model.train(self.model.training)
+        with self._engine() as engine:
+            return asyncio.run(estimate(engine))
 
     def _local(self, gathered: Tensor) -> Tensor:
         """This process's rows of something that was gathered."""
@@ -414,8 +450,15 @@ def _named(name: str) -> Any:
     return placeholder
 
 
-def _check(objective: Objective, args: GRPOConfig, train_dataset: Dataset, eval_dataset: Dataset | None) -> None:
+def _check(
+    objective: Objective, args: GRPOConfig, train_dataset: Dataset, eval_dataset: Dataset | None, in_flight: bool
+) -> None:
     """Refuse, before anything is loaded, what would fail or mislead later."""
+    if in_flight and (args.use_vllm or args.deepspeed or args.fsdp):
+        raise ObjectiveError(
+            "in_flight writes responses with the model as it lies on one device: set it to false where vLLM writes "
+            "them (use_vllm) or the weights are sharded (FSDP, DeepSpeed)"
+        )
     if objective.per_token and args.use_liger_kernel:
         raise ObjectiveError(
             f"{objective.name} has an advantage for each token, which Liger's fused loss cannot take: set "

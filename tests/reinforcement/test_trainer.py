@@ -171,6 +171,38 @@ def test_half_of_each_group_begins_by_closing_its_thinking(tmp_path: Any, tiny_c
     assert bool((batches[0]["completion_mask"][:, 0] == 1).all())  # the choice itself is trained
 
 
+def test_the_engine_writes_the_responses_of_the_policy_as_it_stands(
+    tmp_path: Any, tiny_config: Any, tokenizer: Any
+) -> None:
+    settings: dict[str, Any] = {"prompts": 4, "max_steps": 2, "options": {"in_flight": True}}
+    objective = Recording()
+    trainer = make_trainer(tmp_path, policy(tiny_config), tokenizer, objective, **settings)
+    batches = captured(trainer)
+    trainer.train()
+    end = tokenizer.eos_token_id
+    for batch, rollouts in zip(batches, objective.seen, strict=True):
+        lengths = sorted(rollouts.lengths.flatten().tolist())
+        assert len(set(lengths)) > 2
+        assert lengths == sorted(batch["completion_mask"].sum(1).tolist())
+        for ids, mask in zip(batch["completion_ids"], batch["completion_mask"], strict=True):
+            written = ids[mask.bool()].tolist()
+            assert end not in written[:-1]
+            assert written[-1] == end or len(written) == 12
+    assert trainer.model.training
+    again = Recording()
+    make_trainer(tmp_path, policy(tiny_config), tokenizer, again, **settings).train()
+    assert [seen.lengths.tolist() for seen in again.seen] == [seen.lengths.tolist() for seen in objective.seen]
+    # With a learning rate of 0 the same prompt gets other responses in the next step.
+    trainer = make_trainer(
+        tmp_path, policy(tiny_config), tokenizer, Recording(), **{**settings, "prompts": 2, "learning_rate": 0.0}
+    )
+    batches = captured(trainer)
+    trainer.train()
+    assert {tuple(ids) for ids in batches[0]["completion_ids"].tolist()} != {
+        tuple(ids) for ids in batches[1]["completion_ids"].tolist()
+    }
+
+
 def test_objectives_that_read_the_text_get_what_they_need(tmp_path: Any, tiny_config: Any, tokenizer: Any) -> None:
     for objective in (DEPO(), SmartThinker()):
         trainer = make_trainer(tmp_path, policy(tiny_config), tokenizer, objective)
@@ -287,6 +319,7 @@ def test_a_checkpoint_of_another_objective_is_refused(tmp_path: Any, tiny_config
     [
         (DEPO(), {"loss_type": "vespo"}, "takes one a response"),
         (DEPO(), {"importance_sampling_level": "sequence"}, "takes one a response"),
+        (Recording(), {"options": {"in_flight": True}, "fsdp": "full_shard"}, "the weights are sharded"),
         (AdaptThink(), {}, "measure its accuracy on the training problems first"),
     ],
 )
