@@ -4,8 +4,10 @@ A chain starts with a number and applies lettered operations from left to right;
 within 0..99 and every operand within 2..9, so that a tiny model can learn all facts and a person can check them.
 The letters run on from a random first one.
 
-Splits are held out by construction: a chain belongs to exactly one of train / calibration / test by a hash of
-its arithmetic, so no generator, seed or size can leak a test problem into training.
+Splits are held out by construction: a chain belongs to exactly one of them by a hash of its arithmetic, so no
+generator, seed or size can leak a reported problem into training. Chains of six to eight steps are in `longer`, or in
+`rare`, of which the lab's reasoner sees a few; `train` has none, so whatever is trained on it finds `longer` longer
+than anything it has seen.
 """
 
 import hashlib
@@ -17,11 +19,11 @@ OPERATIONS = ("+", "-", "*")
 OPERANDS = range(2, 10)
 LARGEST = 99
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
-SPLITS = ("train", "calibration", "test", "longer")
-TRAINED_LENGTHS = range(2, 6)
-"""Numbers of operations seen in training: 2 easy, 3-4 medium, 5 hard."""
+SPLITS = ("train", "calibration", "test", "longer", "rare")
+LENGTHS = range(2, 6)
+"""Numbers of operations: 2 easy, 3-4 medium, 5 hard."""
 LONGER_LENGTHS = range(6, 9)
-"""Numbers of operations of the split that is longer than anything trained on."""
+"""Numbers of operations in the splits `longer` and `rare`."""
 
 
 @dataclass(frozen=True)
@@ -57,14 +59,15 @@ class Chain:
 
     @property
     def split(self) -> str:
-        """The split this chain belongs to: 80 % train, 10 % calibration, 10 % test, by a hash of its arithmetic.
+        """The split this chain belongs to, by a hash of its arithmetic.
 
-        The letters do not count: a chain in another dress is in the same split.
+        Short chains: 80 % train, 10 % calibration, 10 % test. Longer ones: 80 % rare, 20 % longer. The letters do not
+        count: a chain in another dress is in the same split.
         """
-        if len(self.steps) in LONGER_LENGTHS:
-            return "longer"
         arithmetic = f"{self.start}{self.steps}"
         bucket = int.from_bytes(hashlib.sha256(arithmetic.encode()).digest()[:4], "big") % 10
+        if len(self.steps) in LONGER_LENGTHS:
+            return "rare" if bucket < 8 else "longer"
         return "train" if bucket < 8 else ("calibration" if bucket == 8 else "test")
 
 
@@ -97,7 +100,7 @@ def chains(split: str, seed: int) -> Iterator[Chain]:
     if split not in SPLITS:
         raise ValueError(f"the lab has no split {split!r}; use one of {', '.join(SPLITS)}")
     rng = random.Random(f"{split}/{seed}")
-    lengths = LONGER_LENGTHS if split == "longer" else TRAINED_LENGTHS
+    lengths = LONGER_LENGTHS if split in ("longer", "rare") else LENGTHS
     seen: set[Chain] = set()
     while True:
         chain = random_chain(rng, rng.choice(lengths))

@@ -19,6 +19,12 @@ from satisfice.lab.arithmetic import LARGEST, Chain, apply
 
 OPENERS = ("Wait", "Hmm", "Alternatively", "But wait")
 REQUESTS = ("let me check", "let me verify", "let me check again")
+INSTRUCTIONS = (
+    ("Think briefly.", "Think normally.", "Think at length."),
+    tuple(f"Think for {bound} {budget} tokens." for bound in ("exactly", "at most") for budget in range(20, 200, 10)),
+)
+"""What some questions say of length: levels and budgets, half each. The teacher does not care, as the teachers of
+distilled models do not."""
 
 
 @dataclass(frozen=True)
@@ -92,15 +98,25 @@ def answer_text(value: int) -> str:
 
 
 def examples(
-    rng: random.Random, chains: Sequence[Chain], habits: Habits, longest: int, direct_share: float
+    rng: random.Random,
+    chains: Sequence[Chain],
+    habits: Habits,
+    longest: int,
+    direct_share: float,
+    instructed_share: float,
 ) -> list[dict[str, str | None]]:
     """Training examples `{"prompt", "thinking", "answer"}`; a share of them has no thinking and is marked None.
 
     The direct examples teach the template of `enable_thinking=False` only: their closing marker belongs to the
     prompt and carries no loss, so they do not teach the model to skip thinking of its own accord.
+
+    Another share of the questions ends with an instruction about length, to which the thinking pays no heed: the
+    model can read such words, but they mean nothing to it until reinforcement gives them a meaning.
     """
     rows: list[dict[str, str | None]] = []
     for chain in chains:
         thinking = None if rng.random() < direct_share else solve(rng, chain, habits, longest)
-        rows.append({"prompt": chain.prompt, "thinking": thinking, "answer": answer_text(chain.answer)})
+        instructed = rng.random() < instructed_share
+        prompt = f"{chain.prompt}\n\n{rng.choice(rng.choice(INSTRUCTIONS))}" if instructed else chain.prompt
+        rows.append({"prompt": prompt, "thinking": thinking, "answer": answer_text(chain.answer)})
     return rows

@@ -50,7 +50,7 @@ WORDS = (
     "Yes", "No", "that is right", "that is wrong",
     # the answer and the cues that make a model give one
     "The answer is ", "Final Answer", "The final answer is ", "Therefore",
-    # length instructions, untrained until reinforcement gives them a meaning
+    # length instructions: read in training, without effect there; reinforcement alone gives them a meaning
     "Think", "briefly", "normally", "at length", "for", "at most", "exactly", "about", "hundred", "tokens",
     "short", "medium", "long", "thinking", "Use",
 )  # fmt: skip

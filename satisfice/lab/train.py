@@ -6,7 +6,6 @@ last checkpoint when the same command is given again.
 
 import random
 import shutil
-from itertools import islice
 from pathlib import Path
 
 import torch
@@ -43,19 +42,21 @@ class Recipe(BaseModel):
     most_rounds: int = Field(Habits.most_rounds, ge=1)
     longest_thinking: int = Field(900, ge=100, description="characters; about 1.6 a token")
     direct_share: float = Field(0.03, ge=0, lt=1)
+    instructed_share: float = Field(0.3, ge=0, lt=1)
+    long_share: float = Field(0.15, ge=0, lt=1, description="of chains longer than those of lab:train")
     # the model
     hidden_size: int = 128
     intermediate_size: int = 384
     layers: int = 3
     heads: int = 4
     # the training
-    steps: int = Field(2400, ge=1)
+    steps: int = Field(3600, ge=1)
     batch_size: int = Field(24, ge=1)
     learning_rate: float = Field(2e-3, gt=0)
     weight_decay: float = 0.01
     warmup_steps: int = 100
-    settling_steps: int = Field(160, ge=0, description="steps of the second stage")
-    settling_learning_rate: float = Field(5e-4, gt=0)
+    settling_steps: int = Field(500, ge=0, description="steps of the second stage")
+    settling_learning_rate: float = Field(1e-3, gt=0)
     threads: int = Field(1, ge=1)
     # how the finished model is sampled by default
     temperature: float = Field(1.0, gt=0)
@@ -121,8 +122,9 @@ def train(recipe: Recipe, out: Path) -> Path:
     tokenizer = build_tokenizer()
     rng = random.Random(recipe.seed)
     count = (recipe.steps + recipe.settling_steps) * recipe.batch_size
-    problems = list(islice(chains("train", recipe.seed), count))
-    rows = examples(rng, problems, recipe.habits, recipe.longest_thinking, recipe.direct_share)
+    short, long = chains("train", recipe.seed), chains("rare", recipe.seed)
+    problems = [next(long if rng.random() < recipe.long_share else short) for _ in range(count)]
+    rows = examples(rng, problems, recipe.habits, recipe.longest_thinking, recipe.direct_share, recipe.instructed_share)
     dataset = [encode(tokenizer, row) for row in rows]
     model = build_model(recipe, tokenizer)
     first = recipe.steps * recipe.batch_size

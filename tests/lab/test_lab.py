@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from satisfice.lab import DEMO_METHODS, WEIGHTS
-from satisfice.lab.arithmetic import LARGEST, LONGER_LENGTHS, SPLITS, TRAINED_LENGTHS, Chain, apply, chains
+from satisfice.lab.arithmetic import LARGEST, LENGTHS, LONGER_LENGTHS, SPLITS, Chain, apply, chains
 from satisfice.lab.teacher import Habits, examples, solve
 from satisfice.lab.tokenizer import build_tokenizer
 from satisfice.lab.train import Recipe, encode, load_recipe, train
@@ -47,7 +47,7 @@ def test_splits_share_no_arithmetic_whatever_the_seed():
 
 
 def test_chains_stay_in_their_world_and_repeat_for_a_seed():
-    for split, lengths in (("test", TRAINED_LENGTHS), ("longer", LONGER_LENGTHS)):
+    for split, lengths in (("test", LENGTHS), ("longer", LONGER_LENGTHS), ("rare", LONGER_LENGTHS)):
         found = list(islice(chains(split, 3), 300))
         assert found == list(islice(chains(split, 3), 300))
         assert {len(chain.steps) for chain in found} == set(lengths)
@@ -88,13 +88,25 @@ def test_everything_the_teacher_writes_survives_the_tokenizer(seed):
 
 def test_only_what_the_model_writes_carries_loss(tokenizer):
     chain = next(chains("train", 0))
-    row = examples(random.Random(0), [chain], Habits(), 900, direct_share=0.0)[0]
+    row = examples(random.Random(0), [chain], Habits(), 900, direct_share=0.0, instructed_share=0.0)[0]
     encoded = encode(tokenizer, row)
     prompt = [token for token, label in zip(encoded["input_ids"], encoded["labels"], strict=True) if label == -100]
     assert tokenizer.decode(prompt).endswith("<think>\n")
     direct = encode(tokenizer, {**row, "thinking": None})
     written = tokenizer.decode([label for label in direct["labels"] if label != -100])
     assert written == f"The answer is \\boxed{{{chain.answer}}}.<|end|>"
+
+
+def test_the_teacher_pays_no_heed_to_what_is_said_of_length(tokenizer):
+    asked = list(islice(chains("train", 0), 800))
+    rows = examples(random.Random(0), asked, Habits(), 900, direct_share=0.0, instructed_share=0.5)
+    instructed = [row for row, chain in zip(rows, asked, strict=True) if row["prompt"] != chain.prompt]
+    assert 350 < len(instructed) < 450
+    for row in instructed:
+        assert row["prompt"].rpartition("\n\n")[2].startswith("Think ")
+        assert tokenizer.unk_token_id not in tokenizer(row["prompt"])["input_ids"]
+    briefly = [len(row["thinking"]) for row in instructed if "briefly" in row["prompt"]]
+    assert max(briefly) > 300
 
 
 def test_a_recipe_names_what_is_wrong(tmp_path):
