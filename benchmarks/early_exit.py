@@ -3,10 +3,12 @@
     python benchmarks/early_exit.py
     python benchmarks/early_exit.py --limit 16 --concurrency 1
     python benchmarks/early_exit.py --methods deer deer:parallel=true entrocut:tau=0.1 adaptive-think
+    python benchmarks/early_exit.py --engine vllm
 
 Every round answers the same problems with the same seeds by plain decoding and by each method, in an order that
-turns from round to round. Each of these arms begins with an engine of its own around the same weights, warmed up on
-tokens that no problem begins with: nothing that one arm has computed is there for another.
+turns from round to round. Each of these arms begins with an engine of its own around the same weights, or with one that
+has dropped its stored prefixes, warmed up on tokens that no problem begins with: nothing that one arm has computed is
+there for another.
 
 A probe costs tokens, prompt positions, forward passes and waiting, so time falls by less than tokens do. The bound
 that a method has to keep: its wall time over that of plain decoding is at most the share of response tokens that it
@@ -26,6 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 from satisfice.engines.base import Generation, Sampling
+from satisfice.engines.loading import load_engine
 from satisfice.engines.transformers import TransformersEngine
 from satisfice.experiment import sample_seed
 from satisfice.intervention import Method, parse_method
@@ -101,7 +104,7 @@ class Stopwatch:
 
 
 async def solve_all(
-    engine: TransformersEngine, method: Method, problems: Sequence[Problem], sampling: Sampling, options: Any
+    engine: Any, method: Method, problems: Sequence[Problem], sampling: Sampling, options: Any
 ) -> list[Trace]:
     gate = asyncio.Semaphore(options.concurrency)
 
@@ -114,8 +117,22 @@ async def solve_all(
     return await together(*(solve(problem) for problem in problems))
 
 
+def unused(loaded: Any, options: Any) -> Any:
+    """An engine over the loaded weights that has computed nothing of any problem."""
+    if not isinstance(loaded, TransformersEngine):
+        loaded.forget()  # a second engine of this kind would be a second model
+        return loaded
+    return TransformersEngine(
+        loaded.model,
+        loaded.tokenizer,
+        thinking=loaded.thinking,
+        max_batch=options.max_batch,
+        threads=options.threads,
+    )
+
+
 async def measure(
-    loaded: TransformersEngine,
+    loaded: Any,
     method: Method,
     problems: Sequence[Problem],
     sampling: Sampling,
@@ -123,13 +140,7 @@ async def measure(
     options: Any,
 ) -> Arm:
     """One arm, on an engine that has computed nothing of these problems."""
-    engine = TransformersEngine(
-        loaded.model,
-        loaded.tokenizer,
-        thinking=loaded.thinking,
-        max_batch=options.max_batch,
-        threads=options.threads,
-    )
+    engine = unused(loaded, options)
     passes = 0
 
     def count(*_: object) -> None:
@@ -149,7 +160,8 @@ async def measure(
         traces = await solve_all(engine, method, problems, sampling, options)
         seconds, processor_seconds = time.perf_counter() - started, time.process_time() - worked
     hook.remove()
-    engine.close()
+    if engine is not loaded:
+        engine.close()
     grades = await together(
         *(
             graders.grade(
@@ -253,7 +265,8 @@ def show(found: dict[str, dict[str, Any]], title: str) -> None:
 async def compare(options: argparse.Namespace) -> None:
     methods = [parse_method(spelled) for spelled in (BASELINE, *options.methods)]
     thinking = ThinkingFormat.parse(options.thinking_format) if options.thinking_format else None
-    loaded = TransformersEngine.load(options.model, thinking=thinking)
+    settings = {"max_batch": options.max_batch, "threads": options.threads}
+    loaded: Any = load_engine(options.engine, options.model, thinking=thinking, **settings)
     problems = load_problems(options.problems, limit=options.limit).problems
     given = {"max_tokens": options.max_tokens, "temperature": options.temperature, "top_p": options.top_p}
     sampling = replace(loaded.default_sampling, **{name: value for name, value in given.items() if value is not None})
@@ -266,11 +279,12 @@ async def compare(options: argparse.Namespace) -> None:
                 arms[str(method)] = await measure(loaded, method, problems, sampling, graders, options)
             rounds.append({str(method): arms[str(method)] for method in methods})
     found = verdicts(rounds, len(problems))
+    loaded.close()
     plain = found[BASELINE]["per_problem"]
     show(
         found,
-        f"{options.model}, {len(problems)} problems of {options.problems}, {options.concurrency} at once, "
-        f"{options.rounds} rounds; plain: {plain['retained']:.0f} tokens and "
+        f"{options.model} on {options.engine}, {len(problems)} problems of {options.problems}, "
+        f"{options.concurrency} at once, {options.rounds} rounds; plain: {plain['retained']:.0f} tokens and "
         f"{1000 * plain['seconds']:.0f} ms a problem",
     )
     if options.json:
@@ -287,6 +301,7 @@ async def compare(options: argparse.Namespace) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="lab")
+    parser.add_argument("--engine", choices=["transformers", "vllm"], default="transformers")
     parser.add_argument("--problems", default="lab:test")
     parser.add_argument("--limit", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=5)

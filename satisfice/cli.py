@@ -51,7 +51,18 @@ errors = Console(stderr=True)
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells expect it."""
 
-Model = Annotated[str, typer.Argument(help="lab, smollm2, a directory or a Hub id.")]
+Model = Annotated[
+    str, typer.Argument(help="lab, smollm2, a directory or a Hub id; with --engine openai its name at the server.")
+]
+EngineName = Annotated[str, typer.Option("--engine", help="transformers, vllm or openai, which asks a server.")]
+BaseUrl = Annotated[str | None, typer.Option(help="Of an OpenAI-compatible server: http://HOST:PORT/v1.")]
+Tokenizer = Annotated[
+    str | None, typer.Option(help="Directory or Hub id of the served model's tokenizer; by default the model's name.")
+]
+ApiKeyEnv = Annotated[
+    str | None, typer.Option(help="Environment variable that holds the server's key; by default OPENAI_API_KEY.")
+]
+RequestsPerMinute = Annotated[float | None, typer.Option(min=0.1, help="Requests that a server is sent at most.")]
 Problems = Annotated[
     str | None,
     typer.Option(
@@ -90,6 +101,7 @@ Companions = Annotated[
     typer.Option("--companion", help="NAME=MODEL: a second model, for cothink:outliner=NAME; give it again for more."),
 ]
 GgufFile = Annotated[str | None, typer.Option(help="GGUF file inside the model directory.")]
+Dtype = Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16; auto unless set.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; a GPU where there is one.")]
 Threads = Annotated[int | None, typer.Option(help="CPU threads of the model; 1 is fastest for tiny ones.")]
 Baseline = Annotated[
@@ -131,8 +143,13 @@ def compare(
     skip_bad: SkipBad = False,
     thinking_format: ThinkingOption = None,
     companion: Companions = None,
+    engine_name: EngineName = "transformers",
+    base_url: BaseUrl = None,
+    tokenizer: Tokenizer = None,
+    api_key_env: ApiKeyEnv = None,
+    requests_per_minute: RequestsPerMinute = None,
     gguf_file: GgufFile = None,
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    dtype: Dtype = None,
     device: Device = None,
     threads: Threads = None,
     max_batch: Annotated[int, typer.Option(min=1, help="Sequences that run at once at most.")] = 64,
@@ -150,9 +167,11 @@ def compare(
     spelled = methods or (list(DEMO_METHODS) if model == "lab" else ["plain", "temperature-scaling"])
     companions = _companions(companion, methods_from(spelled))
     problem_set = _problem_set(problems, limit, split, column, grader, skip_bad, seed)
+    server = {"base_url": base_url, "tokenizer": tokenizer, "api_key_env": api_key_env}
     with _opened(
-        model, thinking_format, companions, gguf_file=gguf_file, dtype=dtype, device=device, threads=threads,
-        max_batch=max_batch, max_batch_tokens=max_batch_tokens,
+        model, thinking_format, companions, engine_name, **server, requests_per_minute=requests_per_minute,
+        gguf_file=gguf_file, dtype=dtype, device=device, threads=threads, max_batch=max_batch,
+        max_batch_tokens=max_batch_tokens,
     ) as engine:  # fmt: skip
         every, left_out = every_method(model, engine)
         if ALL in spelled and left_out:
@@ -340,6 +359,11 @@ def solve(
     system: System = "",
     thinking_format: ThinkingOption = None,
     companion: Companions = None,
+    engine_name: EngineName = "transformers",
+    base_url: BaseUrl = None,
+    tokenizer: Tokenizer = None,
+    api_key_env: ApiKeyEnv = None,
+    requests_per_minute: RequestsPerMinute = None,
     gguf_file: GgufFile = None,
     device: Device = None,
     threads: Threads = None,
@@ -355,8 +379,11 @@ def solve(
     def watch(phase: Phase, text: str) -> None:
         console.print(Text(_printable(text), style="bold" if phase is Phase.ANSWER else "dim"), end="")
 
-    options = {"gguf_file": gguf_file, "device": device, "threads": threads}
-    with _opened(model, thinking_format, companions, **options) as engine:
+    server = {"base_url": base_url, "tokenizer": tokenizer, "api_key_env": api_key_env}
+    with _opened(
+        model, thinking_format, companions, engine_name, **server, requests_per_minute=requests_per_minute,
+        gguf_file=gguf_file, device=device, threads=threads,
+    ) as engine:  # fmt: skip
         chosen.check(engine)
         sampling = _sampling(engine, temperature=temperature, max_tokens=max_tokens, seed=seed)
         problem = Problem("question", question, "", system=system)
@@ -374,6 +401,67 @@ def solve(
         + "[/dim]",
         highlight=False,
     )  # fmt: skip
+
+
+# -- serve
+
+
+@app.command()
+def serve(
+    model: Model,
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all of this machine's.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+    method: Annotated[str, typer.Option("--method", "-m", help="For requests that name none.")] = "plain",
+    effort: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=METHOD, or NAME=FILE of `calibrate --json`: what a reasoning_effort stands for."),
+    ] = None,
+    served_name: Annotated[
+        str | None, typer.Option(help="What clients call the model; as given here unless set.")
+    ] = None,
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="Tokens of one response at most.")] = None,
+    max_concurrency: Annotated[int, typer.Option(min=1, help="Requests answered at once.")] = 64,
+    max_queue: Annotated[int, typer.Option(min=0, help="Requests that may wait besides; others get 429.")] = 256,
+    max_breadth: Annotated[int, typer.Option(min=1, help="Sequences that one request may write at once.")] = 256,
+    max_body: Annotated[int, typer.Option(min=1, help="Bytes of one request.")] = 1 << 20,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds for one request, waiting included.")] = 600.0,
+    grace: Annotated[float, typer.Option(min=0, help="Seconds that running requests have after SIGTERM.")] = 30.0,
+    thinking_format: ThinkingOption = None,
+    companion: Companions = None,
+    engine_name: EngineName = "transformers",
+    base_url: BaseUrl = None,
+    tokenizer: Tokenizer = None,
+    api_key_env: ApiKeyEnv = None,
+    requests_per_minute: RequestsPerMinute = None,
+    gguf_file: GgufFile = None,
+    dtype: Dtype = None,
+    device: Device = None,
+    threads: Threads = None,
+    max_batch: Annotated[int, typer.Option(min=1, help="Sequences that run at once at most.")] = 64,
+    max_batch_tokens: Annotated[int | None, typer.Option(min=1, help="Bounds the memory of running sequences.")] = None,
+) -> None:
+    """Serve a model over HTTP as OpenAI's API, every method included. API keys: SATISFICE_API_KEY=KEY[,KEY...]."""
+    _require_serve()
+    from satisfice.intervention import parse_method
+    from satisfice.server.app import Settings, efforts_from
+    from satisfice.server.process import serve as run_server
+
+    logging.basicConfig(format="%(asctime)s %(message)s", level=logging.WARNING)
+    logging.getLogger("satisfice.server").setLevel(logging.INFO)
+    given = dict(_pair("--effort", text, "low=temperature-scaling:t=0.7") for text in effort or [])
+    keys = tuple(key.strip() for key in os.environ.get("SATISFICE_API_KEY", "").split(",") if key.strip())
+    upstream = {"base_url": base_url, "tokenizer": tokenizer, "api_key_env": api_key_env}
+    with _opened(
+        model, thinking_format, _companions(companion, None), engine_name, **upstream,
+        requests_per_minute=requests_per_minute, gguf_file=gguf_file, dtype=dtype, device=device, threads=threads,
+        max_batch=max_batch, max_batch_tokens=max_batch_tokens,
+    ) as engine:  # fmt: skip
+        settings = Settings(
+            served_name or model, parse_method(method), efforts_from(given, engine.levels), keys, max_concurrency,
+            max_queue, max_tokens or min(engine.default_sampling.max_tokens, engine.context_length), max_breadth,
+            max_body, timeout,
+        )  # fmt: skip
+        run_server(engine, settings, host, port, grace)
 
 
 # -- calibrate
@@ -401,6 +489,11 @@ def calibrate(
     grader: Grader = None,
     skip_bad: SkipBad = False,
     thinking_format: ThinkingOption = None,
+    engine_name: EngineName = "transformers",
+    base_url: BaseUrl = None,
+    tokenizer: Tokenizer = None,
+    api_key_env: ApiKeyEnv = None,
+    requests_per_minute: RequestsPerMinute = None,
     gguf_file: GgufFile = None,
     device: Device = None,
     threads: Threads = None,
@@ -416,8 +509,11 @@ def calibrate(
     open_ended = uncalibrated(method)
     problems = problems or ("lab:calibration" if model == "lab" else None)
     problem_set = _problem_set(problems, limit, split, column, grader, skip_bad, seed)
-    options = {"gguf_file": gguf_file, "device": device, "threads": threads}
-    with _opened(model, thinking_format, {}, **options) as engine:
+    server = {"base_url": base_url, "tokenizer": tokenizer, "api_key_env": api_key_env}
+    with _opened(
+        model, thinking_format, {}, engine_name, **server, requests_per_minute=requests_per_minute,
+        gguf_file=gguf_file, device=device, threads=threads,
+    ) as engine:  # fmt: skip
         sampling = _sampling(
             engine, temperature=temperature, top_p=top_p, top_k=top_k, min_p=min_p, max_tokens=max_tokens
         )
@@ -628,38 +724,42 @@ def lab_findings(
 
 
 @contextmanager
-def _opened(model: str, thinking_format: str | None, companions: dict[str, str], **options: Any) -> Iterator[Any]:
+def _opened(
+    model: str,
+    thinking_format: str | None,
+    companions: dict[str, str],
+    engine_name: str = "transformers",
+    **options: Any,
+) -> Iterator[Any]:
     """The engine of a model with its companions attached; all are closed at the end, whatever happens."""
     with ExitStack() as opened:
-        engine = _load(model, thinking_format, **options)
+        engine = _load(model, thinking_format, engine_name, **options)
         opened.callback(engine.close)
         attached = {}
         for name, other in companions.items():
-            attached[name] = _load_companion(other, **{**options, "gguf_file": None})
+            attached[name] = _load_companion(other, engine_name, **{**options, "gguf_file": None, "tokenizer": None})
             opened.callback(attached[name].close)
         engine.companions = attached
         yield engine
 
 
-def _load(model: str, thinking_format: str | None, **options: Any) -> Any:
-    from satisfice.engines.transformers import TransformersEngine
+def _load(model: str, thinking_format: str | None, engine_name: str = "transformers", **options: Any) -> Any:
+    from satisfice.engines.loading import load_engine
     from satisfice.thinking import ThinkingFormat
 
     thinking = ThinkingFormat.parse(thinking_format) if thinking_format else None
     with errors.status(f"loading {model}"):
-        return TransformersEngine.load(
-            model, thinking=thinking, **{name: value for name, value in options.items() if value is not None}
-        )
+        return load_engine(engine_name, model, thinking=thinking, **options)
 
 
-def _load_companion(model: str, **options: Any) -> Any:
+def _load_companion(model: str, engine_name: str = "transformers", **options: Any) -> Any:
     """A companion is most often an instruct model, and need not know how to think."""
     from satisfice.thinking import UnknownThinkingFormat
 
     try:
-        return _load(model, None, **options)
+        return _load(model, None, engine_name, **options)
     except UnknownThinkingFormat:
-        return _load(model, "<think>,</think>", **options)
+        return _load(model, "<think>,</think>", engine_name, **options)
 
 
 def _require_train() -> None:
@@ -667,6 +767,15 @@ def _require_train() -> None:
         import accelerate  # noqa: F401
     except ImportError:
         raise ValueError("training needs the train extra: pip install 'satisfice[train]'") from None
+
+
+def _require_serve() -> None:
+    try:
+        import fastapi  # noqa: F401
+        import prometheus_client  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ImportError:
+        raise ValueError("serving needs the serve extra: pip install 'satisfice[serve]'") from None
 
 
 def _problem_set(
@@ -696,14 +805,16 @@ def _sampling(engine: Any, **given: Any) -> Any:
     return replace(engine.default_sampling, **{name: value for name, value in given.items() if value is not None})
 
 
-def _companions(given: list[str] | None, methods: Sequence[Any]) -> dict[str, str]:
-    """Models by the names of --companion, each of which some method asks for."""
+def _companions(given: list[str] | None, methods: Sequence[Any] | None) -> dict[str, str]:
+    """Models by the names of --companion, each of which some method asks for; None where that is not known yet."""
     companions: dict[str, str] = {}
     for text in given or []:
         name, model = _pair("--companion", text, "instruct=Qwen/Qwen2.5-1.5B-Instruct")
         if name in companions:
             raise ValueError(f"--companion {name} is given twice: give the second one another name")
-        if not any(re.search(rf'="?{re.escape(name)}"?([,+]|$)', str(method)) for method in methods):
+        if methods is not None and not any(
+            re.search(rf'="?{re.escape(name)}"?([,+]|$)', str(method)) for method in methods
+        ):
             raise ValueError(f"no method asks for the companion {name!r}: use it as in cothink:outliner={name}")
         companions[name] = model
     return companions

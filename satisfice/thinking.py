@@ -293,6 +293,33 @@ def decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
     return str(tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
 
+class TextStream:
+    """The text of a sequence while its tokens come; a character that spans tokens is given once it is whole."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._tokenizer = tokenizer
+        # What a token reads like may depend on the one before it, so the last ones that were given are kept.
+        self._given: list[int] = []
+        self._given_text = ""
+        self._new: list[int] = []
+
+    def push(self, token: int) -> str:
+        """The text that one more token completes; "" where it ends inside a character."""
+        self._new.append(token)
+        text = decode(self._tokenizer, [*self._given, *self._new])
+        return "" if text.endswith("\ufffd") else self._give(text)
+
+    def rest(self) -> str:
+        """What is left of a character that was never completed."""
+        return self._give(decode(self._tokenizer, [*self._given, *self._new])) if self._new else ""
+
+    def _give(self, text: str) -> str:
+        piece = text[len(self._given_text) :]
+        self._given, self._new = self._new, []
+        self._given_text = decode(self._tokenizer, self._given)
+        return piece
+
+
 # -- the automaton
 
 
@@ -347,6 +374,19 @@ class MarkerAutomaton:
         for byte in text.encode(errors="surrogatepass"):
             state = int(self.bytes_table[state, byte])
         return state
+
+    @functools.cached_property
+    def _matched(self) -> list[int]:
+        """How many bytes of a marker each state stands for: its distance from the first state of its phase."""
+        matched: dict[int, int] = {}
+        for first in (0, self.thinking_state, self.answer_state):
+            matched[first], order = 0, [first]
+            for state in order:
+                for reached in self._bytes_rows[state]:
+                    if reached not in matched and self._phases[reached] is self._phases[first]:
+                        matched[reached] = matched[state] + 1
+                        order.append(reached)
+        return [matched.get(state, 0) for state in range(len(self._phases))]
 
     def marker_ends(self, text: bytes, state: int = 0) -> tuple[int, int | None]:
         """Where in `text` the opening and the closing marker end.
@@ -403,6 +443,45 @@ class ThinkingTracker:
             if self.end is None and self.phase is Phase.ANSWER:
                 self.end = self.position
         return self.phase
+
+
+class StreamSplitter:
+    """Divides the text of a response into its parts while it comes, and leaves the markers out.
+
+    What may turn out to be the beginning of a marker is kept until it is known.
+
+    Args:
+        thinking: the format.
+        tokenizer: the model's tokenizer.
+        phase: where the response begins.
+    """
+
+    def __init__(self, thinking: ThinkingFormat, tokenizer: PreTrainedTokenizerBase, phase: Phase) -> None:
+        self._automaton = thinking.automaton(tokenizer)
+        self._markers = {Phase.THINKING: len(thinking.open.encode()), Phase.ANSWER: len(thinking.close.encode())}
+        self._state = (0, self._automaton.thinking_state, self._automaton.answer_state)[phase]
+        self._kept = bytearray()
+
+    def push(self, text: str) -> list[tuple[Phase, str]]:
+        """The pieces that are certain now, each with its phase; none is empty."""
+        automaton, pieces = self._automaton, []
+        for byte in text.encode():
+            before, self._state = self._state, automaton._bytes_rows[self._state][byte]
+            self._kept.append(byte)
+            phase = automaton.phase(self._state)
+            if phase is not automaton.phase(before):
+                del self._kept[-self._markers[phase] :]
+                pieces += self._give(automaton.phase(before), len(self._kept))
+        return pieces + self._give(automaton.phase(self._state), len(self._kept) - automaton._matched[self._state])
+
+    def rest(self) -> list[tuple[Phase, str]]:
+        """The last piece: the beginning of a marker that never came."""
+        return self._give(self._automaton.phase(self._state), len(self._kept))
+
+    def _give(self, phase: Phase, count: int) -> list[tuple[Phase, str]]:
+        piece = self._kept[:count].decode()
+        del self._kept[:count]
+        return [(phase, piece)] if piece else []
 
 
 def _prefix_automaton(patterns: Sequence[bytes]) -> tuple[np.ndarray, list[int]]:

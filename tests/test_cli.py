@@ -114,7 +114,7 @@ def test_methods_lists_everything_for_people_and_programs():
         (["compare", "lab", "--temperature", "0.5", "--max-tokens", "5000"], "lower max_tokens"),
         (["compare", "lab", "--top-p", "3"], "top_p is 3.0"),
         (["report", "nowhere"], "no run folder"),
-        (["solve", "lab", "x", "--method", "temperature-scaling:t=0"], "must be above 0"),
+        (["solve", "lab", "x", "--method", "temperature-scaling:t=0"], "must be within 0.001..1000"),
         (["solve", "lab", "x", "--thinking-format", "huh"], "think-tags"),
         (["lab", "train", "--recipe", "nowhere.yaml", "--out", "x"], "nowhere.yaml"),
     ],
@@ -216,7 +216,7 @@ class Loaded:
 def test_companions_are_attached_and_all_engines_are_closed(monkeypatch):
     loaded = []
 
-    def load(model, thinking_format, **options):
+    def load(model, thinking_format, engine_name, **options):
         if model == "missing":
             raise EngineError("cannot load the model missing")
         loaded.append((Loaded(model), thinking_format, options))
@@ -229,14 +229,14 @@ def test_companions_are_attached_and_all_engines_are_closed(monkeypatch):
     assert [each.closed for each, _, _ in loaded] == [1, 1]
     # What belongs to the one model's files is not asked of the other's.
     assert loaded[0][1:] == ("qwen3", {"gguf_file": "big.gguf", "device": "cpu"})
-    assert loaded[1][1:] == (None, {"gguf_file": None, "device": "cpu"})
+    assert loaded[1][1:] == (None, {"gguf_file": None, "tokenizer": None, "device": "cpu"})
     with pytest.raises(EngineError, match="missing"), cli._opened("big", None, {"instruct": "missing"}):
         pass
     assert [each.closed for each, _, _ in loaded] == [1, 1, 1]
 
 
 def test_a_companion_that_does_not_think_is_welcome(monkeypatch):
-    def load(model, thinking_format, **options):
+    def load(model, thinking_format, engine_name, **options):
         if thinking_format is None:
             raise UnknownThinkingFormat("cannot tell how this model marks its thinking")
         return model, thinking_format

@@ -22,6 +22,8 @@ from satisfice.thinking import (
     MarkerAutomaton,
     Phase,
     Split,
+    StreamSplitter,
+    TextStream,
     ThinkingFormat,
     ThinkingTracker,
     UnknownThinkingFormat,
@@ -718,3 +720,54 @@ def test_run_and_run_text_agree_from_every_state(parts: list[str], state: int) -
 def test_text_that_no_encoding_can_write_is_read_all_the_same() -> None:
     automaton = TAGS.automaton(lab())
     assert automaton.phase(automaton.run_text("\ud83d<think>\udc00</think>")) is ANSWER
+
+
+# -- while it comes
+
+
+@each_tokenizer
+@reproducible
+@given(data=st.data())
+def test_the_text_of_a_stream_is_the_text_of_the_whole(tokenizer_name: str, data: st.DataObject) -> None:
+    tokenizer = TOKENIZERS[tokenizer_name]()
+    words = st.sampled_from(["So 6", " * 7", "ï", "ü", "←", "\n", " ", "</think>", "Wait"])
+    ids = encode(tokenizer, "".join(data.draw(st.lists(words, min_size=1, max_size=12))))
+    stream = TextStream(tokenizer)
+    pieces = [stream.push(token) for token in ids]
+    assert not any("\ufffd" in piece for piece in pieces)
+    assert "".join(pieces) + stream.rest() == decode(tokenizer, ids)
+
+
+def test_a_character_that_is_never_completed_comes_last() -> None:
+    tokenizer = byte_level()
+    ids = encode(tokenizer, "a€")[:-1]
+    stream = TextStream(tokenizer)
+    assert "".join(map(stream.push, ids)) == "a"
+    assert stream.rest() == decode(tokenizer, ids)[1:]
+
+
+@pytest.mark.parametrize("family", ["think-tags", "gpt-oss", "s1"])
+@pytest.mark.parametrize("phase", [Phase.BEFORE, Phase.THINKING])
+@reproducible
+@given(data=st.data())
+def test_a_stream_is_divided_as_the_whole_is(family: str, phase: Phase, data: st.DataObject) -> None:
+    form, tokenizer = FAMILIES[family], byte_level()
+    parts = [form.open, form.close, form.close[:-1], form.open[:3], "<", "</", "So ü", "\n", "think>", " "]
+    text = (form.open if phase is BEFORE else "") + "".join(data.draw(st.lists(st.sampled_from(parts), max_size=8)))
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=8)))
+    splitter = StreamSplitter(form, tokenizer, phase)
+    given = [splitter.push(text[low:high]) for low, high in itertools.pairwise([0, *cuts, len(text)])]
+    pieces = [*itertools.chain.from_iterable(given), *splitter.rest()]
+    state = (0, form.automaton(tokenizer).thinking_state)[phase]
+    whole = form.split(tokenizer, encode(tokenizer, text), state)
+    for part, expected in ((THINKING, whole.thinking), (ANSWER, whole.answer)):
+        assert "".join(piece for where, piece in pieces if where is part) == expected
+    assert all(piece for _, piece in pieces)
+
+
+def test_only_what_may_be_a_marker_is_kept_back() -> None:
+    splitter = StreamSplitter(TAGS, byte_level(), THINKING)
+    assert splitter.push("1 < 2 </th") == [(THINKING, "1 < 2 ")]
+    assert splitter.push("e") == [(THINKING, "</the")]
+    assert splitter.push("</think>3") == [(ANSWER, "3")]
+    assert splitter.push("</think>") == [(ANSWER, "</think>")]

@@ -5,8 +5,10 @@ nothing of models, devices or servers. What an engine can do it states as `capab
 states as `needs`, and `require` compares the two before the first token is paid for.
 """
 
+import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
@@ -41,6 +43,10 @@ class Capability(StrEnum):
 
 class EngineError(ValueError):
     """A request that this engine cannot serve; the message says what to change."""
+
+
+class EngineFailed(EngineError):  # noqa: N818
+    """The engine itself went wrong or was closed; the same request may be served another time."""
 
 
 @dataclass(frozen=True)
@@ -233,6 +239,7 @@ class Engine(ABC):
         default_sampling: what the model's authors recommend, where they do.
         levels: the length instructions that the model was trained on, by level; empty for most models.
         companions: other engines, by the names under which a method with two models asks for them.
+        lacking: why it does not offer some capabilities, where that can be said, and what to do.
     """
 
     name: str
@@ -245,6 +252,7 @@ class Engine(ABC):
     default_sampling: Sampling
     levels: Mapping[str, str] = MappingProxyType({})
     companions: Mapping[str, "Engine"] = MappingProxyType({})
+    lacking: Mapping[Capability, str] = MappingProxyType({})
 
     @abstractmethod
     async def generate(
@@ -299,6 +307,17 @@ class Engine(ABC):
         """Free what the engine holds; it cannot be used afterwards."""
 
 
+def in_this_loop(call: Callable[[int], None]) -> Callable[[int], None]:
+    """What another thread may call to have `call` called in the event loop that runs now."""
+    loop = asyncio.get_running_loop()
+
+    def soon(token: int) -> None:
+        with suppress(RuntimeError):  # the loop is closed, so nobody waits for the token
+            loop.call_soon_threadsafe(call, token)
+
+    return soon
+
+
 def require(engine: Engine, needs: frozenset[Capability], who: str) -> None:
     """Refuse a method whose needs an engine does not meet.
 
@@ -307,4 +326,5 @@ def require(engine: Engine, needs: frozenset[Capability], who: str) -> None:
     """
     missing = sorted(needs - engine.capabilities)
     if missing:
-        raise EngineError(f"{who} needs {', '.join(missing)}, which {engine.name} does not offer")
+        reasons = "".join(f"; {name}: {engine.lacking[name]}" for name in missing if name in engine.lacking)
+        raise EngineError(f"{who} needs {', '.join(missing)}, which {engine.name} does not offer{reasons}")

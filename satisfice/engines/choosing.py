@@ -92,6 +92,11 @@ def choose(logits: torch.Tensor, choice: Choice, position: torch.Tensor) -> torc
     return torch.where(greedy, logits.argmax(-1), sampled)
 
 
+def entropy_of(log_probabilities: torch.Tensor) -> torch.Tensor:
+    """Entropy in nats over the last dimension."""
+    return -(log_probabilities.exp() * log_probabilities.clamp(min=-1e4)).sum(-1)
+
+
 def _inverse(weights: torch.Tensor, threshold: torch.Tensor) -> torch.Tensor:
     """(B,) index at which the cumulative weight passes `threshold` of its total."""
     cumulative = weights.double().cumsum(-1)

@@ -7,11 +7,14 @@ and `observe` on tokens, are all that any engine's sampler has to offer, so one 
 transformers engine and both processor interfaces of vLLM.
 """
 
+import json
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import pairwise
+from typing import Any, ClassVar
 
 import torch
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 from transformers import PreTrainedTokenizerBase
 
 from satisfice.thinking import Phase, ThinkingFormat
@@ -25,11 +28,42 @@ class Control(ABC):
         state: the marker automaton's state at the end of the ids that generation starts from (`Prompt.state`).
     """
 
+    __pydantic_config__: ClassVar[ConfigDict] = {"strict": True, "extra": "forbid", "allow_inf_nan": False}
+
     state: int = 0
 
     @abstractmethod
     def batch(self, markers: "Markers", slots: int) -> "ControlBatch":
         """An empty batch for controls of this class, with room for `slots` requests."""
+
+
+def encode_control(control: Control) -> str:
+    """A control as JSON, to travel with a request to another process: the name of its class and its attributes."""
+    return json.dumps({"class": type(control).__name__, **asdict(control)})
+
+
+def decode_control(text: str) -> Control:
+    """The control that `encode_control` wrote, of any class that is loaded; only data is read, and type-checked.
+
+    Raises:
+        ValueError: it is not the JSON of such a control.
+    """
+    known: dict[str, Any] = {kind.__name__: kind for kind in _subclasses(Control)}
+    try:
+        values = json.loads(text)
+        kind = known[values.pop("class")]
+    except (ValueError, TypeError, AttributeError, KeyError):
+        raise ValueError(f"{text!r} is not a control as JSON, of a class among {', '.join(sorted(known))}") from None
+    try:
+        control: Control = TypeAdapter(kind).validate_json(json.dumps(values))
+        return control
+    except ValidationError as error:
+        reasons = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise ValueError(f"control {kind.__name__}: {reasons}") from None
+
+
+def _subclasses(kind: type[Any]) -> list[type[Any]]:
+    return [found for child in kind.__subclasses__() for found in (child, *_subclasses(child))]
 
 
 class Markers:
@@ -38,8 +72,11 @@ class Markers:
     Attributes:
         states: (S, V) int16, next state of the marker automaton for each token.
         thinking: (S,) bool, whether a state is inside thinking.
+        closed: (S,) bool, whether thinking is closed in a state.
         next_close: (S,) int64, the token that begins the closing marker or, in a state where the tokenizer's first
             tokens of it are written, goes on with it.
+        begun: (S,) bool, whether such first tokens are written in a state.
+        thinking_format: what the markers are made from.
         tokenizer: for controls that name words.
         vocabulary_size: V of the model's logits.
         device: where all tensors live.
@@ -59,20 +96,27 @@ class Markers:
         stay = torch.arange(table.shape[0], dtype=table.dtype)[:, None].expand(-1, surplus)
         close_ids = thinking_format.close_ids(tokenizer)
         next_close = torch.full((table.shape[0],), close_ids[0])
+        begun = torch.zeros(table.shape[0], dtype=torch.bool)
         written = automaton.thinking_state
         for token, following in pairwise(close_ids):
             written = automaton.step(written, token)
             next_close[written] = following
+            begun[written] = True
+        self.thinking_format = thinking_format
         self.tokenizer = tokenizer
         self.vocabulary_size = vocabulary_size
         self.device = torch.device(device)
         self.states = torch.cat([table, stay], dim=1).to(self.device)
         self.thinking = torch.from_numpy(automaton.phases == Phase.THINKING).to(self.device)
+        self.closed = torch.from_numpy(automaton.phases == Phase.ANSWER).to(self.device)
         self.next_close = next_close.to(self.device)
+        self.begun = begun.to(self.device)
 
 
 class ControlBatch(ABC):
     """All live requests of one class of control, as tensors over slots.
+
+    A slot that was never given to a request may be named in any number of rows, which it leaves as they are.
 
     Attributes:
         markers: the thinking format they follow.

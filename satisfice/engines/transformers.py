@@ -8,13 +8,11 @@ but its last token is known, which makes the second sample of a prompt, a resume
 """
 
 import asyncio
-import hashlib
 import importlib.util
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -25,10 +23,23 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.hub import cached_file
 
-from satisfice.engines.base import Capability, Engine, EngineError, Generation, Sampling, Scores, TokenTree, Usage
-from satisfice.engines.choosing import Choice, choose
+from satisfice.engines.base import (
+    Capability,
+    Engine,
+    EngineError,
+    EngineFailed,
+    Generation,
+    Sampling,
+    Scores,
+    TokenTree,
+    Usage,
+    in_this_loop,
+)
+from satisfice.engines.checkpoint import digest_of
+from satisfice.engines.choosing import Choice, choose, entropy_of
 from satisfice.engines.control import Control, ControlBatch, Markers
 from satisfice.engines.kv import BLOCK, PrefixStore, RowCache, common_prefix
+from satisfice.engines.stopping import StopWatch
 from satisfice.engines.tree import GATHERING, Forest, RowTree, Tree
 from satisfice.lab import WEIGHTS
 from satisfice.levels import FILE as LEVELS_FILE
@@ -50,8 +61,7 @@ class Request:
     """One call of `generate` or `score` on its way through the engine.
 
     `ids[:computed]` have keys and values in the cache; while running, all but the last token do, or all but the last
-    few where a short rest of the prompt is taken in step by step. `tail` is as much of the text so far as a stop may
-    begin in; `stopped` is the stop that was found, and the place in `ids` where it begins.
+    few where a short rest of the prompt is taken in step by step. `watch` says where it ends; scores have none.
     """
 
     ids: list[int]
@@ -68,12 +78,7 @@ class Request:
     logprobs: list[float] = field(default_factory=list)
     entropies: list[float] = field(default_factory=list)
     tops: list[dict[int, float]] = field(default_factory=list)
-    stop_ids: frozenset[int] = frozenset()
-    stops: dict[bytes, str] = field(default_factory=dict)
-    longest_stop: int = 0
-    tail: bytes = b""
-    stopped: tuple[str, int] | None = None
-    looking_ahead: bool = False
+    watch: StopWatch | None = None
     distribution: torch.Tensor | None = None
     result: "Future[Generation | Scores]" = field(default_factory=Future)
     cancelled: bool = False
@@ -122,7 +127,7 @@ class TransformersEngine(Engine):
         threads: int | None = None,
     ) -> None:
         self.name = name or f"transformers:{model.config.name_or_path}"
-        self.digest = _digest(model)
+        self.digest = digest_of(model)
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.thinking = thinking or ThinkingFormat.detect(tokenizer, model.config.name_or_path or "")
@@ -235,15 +240,12 @@ class TransformersEngine(Engine):
             top_logprobs,
             entropy,
             prompt_length=len(prompt_ids),
-            stop_ids=frozenset(sampling.stop_ids) | (frozenset() if sampling.ignore_eos else self.end_ids),
-            stops={stop.encode(): stop for stop in sampling.stop},
-            longest_stop=max((len(stop.encode()) for stop in sampling.stop), default=0),
         )
-        if on_token is not None:
-            loop = asyncio.get_running_loop()
-            request.emit = lambda token: _call_soon(loop, on_token, token)
         if sampling.stop and self._token_bytes is None:
             self._token_bytes = token_bytes(self.tokenizer)
+        request.watch = StopWatch(request.ids, sampling, self.end_ids, self._token_bytes or ())
+        if on_token is not None:
+            request.emit = in_this_loop(on_token)
         result = await self._submit(request, len(prompt_ids) + sampling.max_tokens)
         assert isinstance(result, Generation)
         return result
@@ -294,7 +296,7 @@ class TransformersEngine(Engine):
     def _start(self) -> None:
         """See to it that the step loop runs; called with `_wake` held."""
         if self._closing:
-            raise EngineError(f"{self.name} is closed")
+            raise EngineFailed(f"{self.name} is closed")
         if self._thread is None:
             self._thread = threading.Thread(target=self._loop, name="satisfice-engine", daemon=True)
             self._thread.start()
@@ -355,7 +357,7 @@ class TransformersEngine(Engine):
         failure = f"{self.name} failed: {type(error).__name__}: {error}"
         for request in [*self._running, *self._waiting]:
             if not request.result.done():
-                request.result.set_exception(EngineError(failure))
+                request.result.set_exception(EngineFailed(failure))
         self._forest.abandon(failure)
         self._running.clear()
         self._waiting.clear()
@@ -504,7 +506,7 @@ class TransformersEngine(Engine):
             if following >= request.score_from:
                 distribution = torch.log_softmax(logits[offset].float(), dim=-1)
                 request.logprobs.append(float(distribution[request.ids[following]]))
-                request.entropies.append(float(_entropy(distribution)))
+                request.entropies.append(float(entropy_of(distribution)))
 
     # -- one token for every running row
 
@@ -617,7 +619,7 @@ class TransformersEngine(Engine):
         distribution = torch.log_softmax(logits[rows], dim=-1)
         requests = [self._running[row] for row in rows]
         if any(request.entropy for request in requests):
-            for request, entropy in zip(requests, _entropy(distribution).tolist(), strict=True):
+            for request, entropy in zip(requests, entropy_of(distribution).tolist(), strict=True):
                 if request.entropy:
                     request.entropies.append(entropy)
         most = max(request.top_logprobs for request in requests)
@@ -644,40 +646,8 @@ class TransformersEngine(Engine):
         """Why a row ends with its newest token: the finish, what stopped it, and how many tokens hold the stop."""
         if request.distribution is not None:
             request.logprobs.append(float(request.distribution[token]))
-        if token in request.stop_ids:
-            return "stop", token, 1
-        if request.stops:
-            self._look_for_stops(request, token)
-        full = len(request.ids) - request.prompt_length >= request.sampling.max_tokens
-        if request.stopped is not None and (full or not request.looking_ahead):
-            stop, first = request.stopped
-            return "stop", stop, len(request.ids) - first
-        return ("length", None, 0) if full else None
-
-    def _look_for_stops(self, request: Request, token: int) -> None:
-        """Note the stop that the newest token completes; in a token that was written to look ahead, a final one."""
-        text = request.tail + self._bytes_of(token)
-        ahead = request.sampling.lookahead
-        passed = ahead if request.looking_ahead else ()
-        request.looking_ahead = False
-        for written, stop in request.stops.items():
-            if written in text and stop not in passed:
-                request.stopped = stop, len(request.ids) - self._tokens_holding(request, written)
-                request.looking_ahead = stop in ahead and text.endswith(written)
-                request.tail = b""
-                return
-        request.tail = text[-request.longest_stop :]
-
-    def _bytes_of(self, token: int) -> bytes:
-        assert self._token_bytes is not None
-        return self._token_bytes[token] if token < len(self._token_bytes) else b""
-
-    def _tokens_holding(self, request: Request, stop: bytes) -> int:
-        text, count = b"", 0
-        while stop not in text and count < len(request.ids) - request.prompt_length:
-            count += 1
-            text = self._bytes_of(request.ids[-count]) + text
-        return count
+        assert request.watch is not None
+        return request.watch.finished()
 
     def _leave(self, row: int) -> Request:
         """Take a row out: store what it has computed and let the last row move into its place."""
@@ -699,7 +669,7 @@ class TransformersEngine(Engine):
             return
         if request.score_from is not None:
             if reason == "cancelled":  # scores have no partial result
-                request.result.set_exception(EngineError(f"{self.name} is closed"))
+                request.result.set_exception(EngineFailed(f"{self.name} is closed"))
             else:
                 request.result.set_result(Scores(request.logprobs, request.entropies, request.usage))
             return
@@ -729,25 +699,6 @@ class TransformersEngine(Engine):
         slot = torch.tensor([request.slot], device=self.device)
         for token in request.ids[request.prompt_length :]:
             self._controls[kind].observe(torch.tensor([token], device=self.device), slot)
-
-
-def _entropy(log_probabilities: torch.Tensor) -> torch.Tensor:
-    """Entropy in nats over the last dimension."""
-    return -(log_probabilities.exp() * log_probabilities.clamp(min=-1e4)).sum(-1)
-
-
-def _digest(model: PreTrainedModel) -> str:
-    """A hash of the first values of every parameter: cheap, and different after any training step."""
-    found = hashlib.sha256()
-    for name, parameter in model.named_parameters():
-        found.update(f"{name}{tuple(parameter.shape)}".encode())
-        found.update(parameter.detach().flatten()[:64].float().cpu().numpy().tobytes())
-    return found.hexdigest()[:16]
-
-
-def _call_soon(loop: asyncio.AbstractEventLoop, call: Callable[[int], None], token: int) -> None:
-    with suppress(RuntimeError):  # the loop is closed, so nobody waits for the token
-        loop.call_soon_threadsafe(call, token)
 
 
 def _layer_kinds(config: Any, name: str) -> set[str]:

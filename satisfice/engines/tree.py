@@ -20,7 +20,7 @@ from typing import Protocol, Self
 import numpy as np
 import torch
 
-from satisfice.engines.base import Child, EngineError, Leaf, Sampling, TokenTree, Usage
+from satisfice.engines.base import Child, EngineError, EngineFailed, Leaf, Sampling, TokenTree, Usage
 from satisfice.engines.choosing import Choice, choose
 from satisfice.engines.kv import PrefixStore, RowCache
 
@@ -277,7 +277,7 @@ class Forest:
         self._cache = RowCache()
         # Whoever is answered may come with another call at once, which is not to be answered as well.
         for tree in [tree for tree in self.trees if tree.call is not None]:
-            self._settle(tree, EngineError(why))
+            self._settle(tree, EngineFailed(why))
 
     @staticmethod
     def _settle(tree: Tree, outcome: "list[Leaf] | EngineError") -> None:

@@ -106,6 +106,10 @@ class AdaptiveThink(Method):
             if not good:
                 raise MethodError(f"adaptive-think: {name} is {getattr(self, name)!r}; it must be {rule}")
 
+    @property
+    def breadth(self) -> int:
+        return self.width
+
     async def respond(self, draft: Draft) -> None:
         limit = int(self.think_ratio * draft.remaining)
         options = self._options(draft)

@@ -111,6 +111,10 @@ class BestOfN(Method):
         # An instance's needs are those of its scorer.
         object.__setattr__(self, "needs", scorer_named(self.scorer, self.name).needs)
 
+    @property
+    def breadth(self) -> int:
+        return self.n
+
     async def respond(self, draft: Draft) -> None:
         score = SCORERS[self.scorer]
         responses = [draft.fork(index) for index in range(self.n)]

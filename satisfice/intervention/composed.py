@@ -39,6 +39,10 @@ class Composed(Method):
         self.strategy.check(engine)
         self.bending.check(engine)
 
+    @property
+    def breadth(self) -> int:
+        return self.strategy.breadth
+
     async def respond(self, draft: Draft) -> None:
         await self.strategy.respond(draft)
 

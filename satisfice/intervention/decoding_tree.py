@@ -172,6 +172,10 @@ class DecodingTree(Method):
             if not acts and getattr(self, name) != getattr(type(self), name):
                 raise MethodError(f"{self.name}: {name} acts with {condition} only; leave it out")
 
+    @property
+    def breadth(self) -> int:
+        return self._cap
+
     async def respond(self, draft: Draft) -> None:
         if not draft.remaining:
             await draft.write()

@@ -254,6 +254,10 @@ class DeerPro(Deer):
     def inducers(self) -> tuple[str, ...]:
         return tuple(self.inducer.split("|"))
 
+    @property
+    def breadth(self) -> int:
+        return len(self.inducers)
+
     async def _confidence(self, draft: Draft, held: int) -> tuple[float, dict[str, Any]]:
         trials = await together(*(self._try(draft, held, inducer) for inducer in self.inducers))
         confidences = [trial.confidence for trial in trials]

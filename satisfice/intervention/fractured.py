@@ -88,6 +88,10 @@ class Fractured(Method):
         if self.scorer is not None:
             object.__setattr__(self, "needs", scorer_named(self.scorer, self.name).needs)
 
+    @property
+    def breadth(self) -> int:
+        return self.n * self.depths * self.m
+
     async def respond(self, draft: Draft) -> None:
         trajectories = [draft.fork(index) for index in range(self.n)]
         pools = await together(*(self._fracture(trajectory) for trajectory in trajectories))
@@ -247,6 +251,7 @@ class FracturedStop(Method):
                 raise MethodError(f"fractured-stop: {name} is {getattr(self, name)}; it must be 1 or more")
 
     async def respond(self, draft: Draft) -> None:
+        draft.withhold()
         seen: list[Hashable] = []
         newest: Draft | None = None
         for cut in itertools.count(1):

@@ -48,10 +48,14 @@ class LengthFilteredVote(Method):
         for name in ("n", "width", "keep", "min_size"):
             if getattr(self, name) < 1:
                 raise MethodError(f"length-filtered-vote: {name} is {getattr(self, name)}; it must be 1 or more")
-        if self.quantiles is not None and self.quantiles < 2:
-            raise MethodError(f"length-filtered-vote: quantiles is {self.quantiles}; it must be 2 or more")
+        if self.quantiles is not None and not 2 <= self.quantiles <= self.n:
+            raise MethodError(f"length-filtered-vote: quantiles is {self.quantiles}; it must be from 2 to n, {self.n}")
         if self.quantiles is not None and self.width != type(self).width:
             raise MethodError("length-filtered-vote: width bins lines and quantiles bins tokens; give one of them")
+
+    @property
+    def breadth(self) -> int:
+        return self.n
 
     async def respond(self, draft: Draft) -> None:
         responses = [draft.fork(index) for index in range(self.n)]

@@ -19,7 +19,16 @@ from typing import Any, ClassVar, TypeVar
 from satisfice.engines.base import Capability, Engine, Generation, Sampling, Usage, require
 from satisfice.engines.control import Control
 from satisfice.problems.problem import Problem
-from satisfice.thinking import MarkerAutomaton, Phase, ThinkingFormat, ThinkingTracker, decode, encode_after
+from satisfice.thinking import (
+    MarkerAutomaton,
+    Phase,
+    Prompt,
+    TextStream,
+    ThinkingFormat,
+    ThinkingTracker,
+    decode,
+    encode_after,
+)
 from satisfice.trace import Cost, Event, StopReason, Trace
 
 Watch = Callable[[Phase, str], None]
@@ -52,6 +61,11 @@ class Method(ABC):
     async def respond(self, draft: "Draft") -> None:
         """Write the response into `draft`."""
 
+    @property
+    def breadth(self) -> int:
+        """How many sequences it may have under way at once, those included that are thrown away."""
+        return 1
+
     def control(self, thinking: ThinkingFormat) -> Control | None:
         """The control that this method puts on thinking, None where it has none."""
         return None
@@ -81,6 +95,7 @@ class Method(ABC):
         """
         draft = Draft(engine, problem, sampling, method=str(self), control=self.control(engine.thinking), watch=watch)
         await self.respond(draft)
+        draft.show_rest()
         return draft.trace()
 
     def __str__(self) -> str:
@@ -132,6 +147,7 @@ class Draft:
         ids: the response so far, forced tokens included.
         tracker: where the response is in the thinking format.
         events: what the method did, for the trace viewer.
+        rendered: the prompt, where it is known already.
     """
 
     engine: Engine
@@ -140,6 +156,7 @@ class Draft:
     method: str = ""
     control: Control | None = None
     watch: Watch | None = None
+    rendered: Prompt | None = None
     ids: list[int] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
 
@@ -150,12 +167,18 @@ class Draft:
         self._forced: list[int] = []
         self._closed_by_method = False
         self._last: Generation | None = None
-        self._shown = 0
+        self._unseen: list[int] = []
+        self._tentative = 0
+        self._withheld = False
+        self._stream = TextStream(self.engine.tokenizer)
         self._forks: list[Draft] = []
         self._forked_at = 0
         self._adopted = False
         self._cancellable = False
-        self.begin()
+        if self.rendered is None:
+            self.begin()
+        else:
+            self._begin_with(self.rendered)
 
     def begin(self, thinking_on: bool = True, question: str | None = None) -> None:
         """Render the prompt.
@@ -164,11 +187,13 @@ class Draft:
             thinking_on: False asks a hybrid model's template to switch thinking off.
             question: what to ask in place of the problem's own text.
         """
-        messages = [{"role": "user", "content": self.problem.prompt if question is None else question}]
-        if self.problem.system:
-            messages.insert(0, {"role": "system", "content": self.problem.system})
-        self.prompt = self.engine.thinking.render(self.engine.tokenizer, messages, thinking_on)
-        self.tracker = ThinkingTracker(self._automaton, self.prompt.state)
+        messages = self.problem.messages(question)
+        self._begin_with(self.engine.thinking.render(self.engine.tokenizer, messages, thinking_on))
+
+    def _begin_with(self, prompt: Prompt) -> None:
+        self.prompt = prompt
+        self.tracker = ThinkingTracker(self._automaton, prompt.state)
+        self._seen = ThinkingTracker(self._automaton, prompt.state)
 
     # -- where the response stands
 
@@ -236,8 +261,11 @@ class Draft:
         control = None
         if self.control is not None and not self.closed:
             control = replace(self.control, state=self.tracker.state)
+        # A method that stops at a text may take back the tokens that hold it, and one behind them: a token has at least
+        # one byte. Without such a stop it has decided on what there is.
+        self._tentative = max(self._tentative, *(len(text.encode()) + 1 for text in stop)) if stop else 0
         arrived: list[int] = []
-        listener = arrived.append if self._cancellable else self._show if self.watch else None
+        listener = arrived.append if self._cancellable else self._arrive if self.watch else None
         try:
             generation = await self.engine.generate(
                 self.sequence,
@@ -264,9 +292,7 @@ class Draft:
         ids = list(ids)[: self.remaining]
         self._forced.extend(range(len(self.ids), len(self.ids) + len(ids)))
         self._extend(ids)
-        if self.watch is not None:
-            for token in ids:
-                self._show(token)
+        self._show(ids)
 
     def force_text(self, text: str) -> None:
         """Append text that the method writes itself."""
@@ -312,6 +338,7 @@ class Draft:
         """Remove the last tokens of the response; they stay in the cost, as thrown away."""
         if tokens:
             del self.ids[-tokens:]
+            del self._unseen[-tokens:]
             self._aside["probe"] += tokens
             self._forced = [place for place in self._forced if place < len(self.ids)]
             self.tracker = self._tracked(self.ids)
@@ -361,8 +388,9 @@ class Draft:
             replace(self.sampling, seed=branch_seed(self.sampling.seed, index)),
             self.method,
             self.control,
+            rendered=self.prompt,
         )
-        child.prompt, child.ids, child.tracker = self.prompt, self.ids[:at], copy(self.tracker)
+        child.ids, child.tracker = self.ids[:at], copy(self.tracker)
         if len(child.ids) < len(self.ids):
             child.tracker = self._tracked(child.ids)
         child._forked_at = len(child.ids)
@@ -377,10 +405,10 @@ class Draft:
         What this draft has written since the fork left it counts as branch tokens.
         """
         assert fork in self._forks
-        if self.watch is not None:
-            for token in fork.ids[fork._forked_at :]:
-                self._show(token)
-        self._aside["branch"] += len(self.ids) - fork._forked_at
+        replaced = len(self.ids) - fork._forked_at
+        del self._unseen[max(0, len(self._unseen) - replaced) :]
+        self._show(fork.ids[fork._forked_at :])
+        self._aside["branch"] += replaced
         self.ids, self.tracker, self._last = fork.ids, fork.tracker, fork._last
         self._closed_by_method = fork._closed_by_method
         self._forced = fork._forced
@@ -400,9 +428,18 @@ class Draft:
         self._aside["branch"] += branch_tokens
         self._last = generation
         self._extend(generation.ids)
-        if self.watch is not None:
-            for token in generation.ids:
-                self._show(token)
+        self._show(generation.ids)
+
+    def withhold(self) -> None:
+        """Show nothing before the response is complete, because an earlier part of it may yet become its end."""
+        self._withheld = True
+
+    def show_rest(self) -> None:
+        """Show what has been held back: the response is complete."""
+        self._tentative, self._withheld = 0, False
+        self._show(())
+        if self.watch is not None and (text := self._stream.rest()):
+            self.watch(self._seen.phase, text)
 
     def note(self, kind: str, *, back: int = 0, **detail: Any) -> None:
         """Record an event at the current place of the response, or `back` tokens before it."""
@@ -484,18 +521,19 @@ class Draft:
         self._usage.cached += usage.cached
         self._usage.forward_passes += usage.forward_passes
 
-    def _show(self, token: int) -> None:
-        """Pass a new token's text on; characters that span tokens are passed on once they are whole."""
-        assert self.watch is not None
-        if not hasattr(self, "_stream"):
-            self._stream: list[int] = []
-            self._stream_tracker = ThinkingTracker(self._automaton, self.prompt.state)
-        phase = self._stream_tracker.phase
-        if token in self.engine.end_ids:
+    def _arrive(self, token: int) -> None:
+        self._show((token,))
+
+    def _show(self, ids: Sequence[int]) -> None:
+        """Take new tokens in, and pass on the text of those that nothing can take back any more."""
+        if self.watch is None:
             return
-        self._stream.append(token)
-        self._stream_tracker.push(token)
-        text = self.text(self._stream)
-        if not text.endswith("\ufffd"):
-            self.watch(phase, text[self._shown :])
-            self._shown = len(text)
+        self._unseen.extend(ids)
+        settled = 0 if self._withheld else max(0, len(self._unseen) - self._tentative)
+        certain, self._unseen = self._unseen[:settled], self._unseen[settled:]
+        for token in certain:
+            if token not in self.engine.end_ids:
+                phase = self._seen.phase
+                self._seen.push(token)
+                if text := self._stream.push(token):
+                    self.watch(phase, text)

@@ -29,6 +29,10 @@ class SelfConsistency(Method):
         if self.k < 1:
             raise MethodError(f"self-consistency: k is {self.k}; it must be 1 or more")
 
+    @property
+    def breadth(self) -> int:
+        return self.k
+
     async def respond(self, draft: Draft) -> None:
         responses = [draft.fork(index) for index in range(self.k)]
         await together(*(response.write() for response in responses))

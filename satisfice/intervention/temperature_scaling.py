@@ -14,6 +14,9 @@ from satisfice.thinking import ThinkingFormat
 
 Mode = Literal["scale", "bias"]
 
+LARGEST_BIAS = 1000.0
+"""Nats; far beyond any logit, and far below what a half-precision tensor cannot hold."""
+
 
 @dataclass(frozen=True)
 class TemperatureScaling(Method):
@@ -38,11 +41,15 @@ class TemperatureScaling(Method):
     bias: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.t <= 0:
-            raise MethodError(f"temperature-scaling: t is {self.t}; it must be above 0 (1 changes nothing)")
+        if not 0.001 <= self.t <= 1000:
+            raise MethodError(f"temperature-scaling: t is {self.t}; it must be within 0.001..1000 (1 changes nothing)")
         if self.mode not in get_args(Mode):
             raise MethodError(f"temperature-scaling: mode is {self.mode!r}; use {' or '.join(get_args(Mode))}")
 
+        if not abs(self.bias) <= LARGEST_BIAS:
+            raise MethodError(
+                f"temperature-scaling: bias is {self.bias}; it must be within -{LARGEST_BIAS:g}..{LARGEST_BIAS:g}"
+            )
         if self.bias and self.mode == "scale":
             raise MethodError("temperature-scaling: bias acts with mode=bias only; add mode=bias or leave bias out")
         if self.mode == "bias" and not self.bias:

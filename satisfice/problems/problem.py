@@ -22,6 +22,7 @@ class Problem:
         source: the name of the problem set.
         grader: the grader that fits the answer: "math", "numeric", "exact", "choice" or "reasoning-gym:NAME".
         system: the system turn of the chat, where there is one.
+        history: earlier turns of the chat, each a role and what it said, between the system turn and the question.
     """
 
     id: str
@@ -30,3 +31,10 @@ class Problem:
     source: str = ""
     grader: str = "math"
     system: str = ""
+    history: tuple[tuple[str, str], ...] = ()
+
+    def messages(self, question: str | None = None) -> list[dict[str, str]]:
+        """The chat as a template takes it, with `question` in place of the problem's own where it is given."""
+        turns = [("system", self.system)] if self.system else []
+        turns += [*self.history, ("user", self.prompt if question is None else question)]
+        return [{"role": role, "content": content} for role, content in turns]

@@ -817,7 +817,8 @@ def test_sampling_names_what_is_out_of_bounds(wrong, message):
 
 
 def test_a_missing_capability_is_refused_with_both_names():
-    engine = SimpleNamespace(name="openai:gpt", capabilities=frozenset({Capability.CANCEL, Capability.LOGPROBS}))
+    offered = frozenset({Capability.CANCEL, Capability.LOGPROBS})
+    engine = SimpleNamespace(name="openai:gpt", capabilities=offered, lacking={})
     require(engine, frozenset({Capability.CANCEL}), "plain")
     needs = frozenset({Capability.SCORE, Capability.LOGPROBS, Capability.CONTROL})
     with pytest.raises(EngineError, match=r"^deer needs control, score, which openai:gpt does not offer$"):

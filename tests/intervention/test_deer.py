@@ -190,10 +190,12 @@ def test_a_response_without_thinking_is_left_alone(tokenizer):
     assert trace.cost.probe_tokens == trace.cost.forced_tokens == 0
 
 
-def test_watching_shows_the_retained_text_where_no_exit_happens(tokenizer):
+@pytest.mark.parametrize("sure", [False, True])
+def test_watching_shows_the_retained_text_and_never_the_marker_that_an_exit_takes_back(tokenizer, sure):
     for parallel in (False, True):
         shown = []
-        engine = engine_for(tokenizer, play(tokenizer, {"{": 0.5}))
+        part = play(tokenizer, {"{": SURE}, {"3": SURE}, {"}": SURE}) if sure else play(tokenizer, {"{": 0.5})
+        engine = engine_for(tokenizer, part)
         trace = solve(engine, Deer(parallel=parallel), watch=lambda phase, text, shown=shown: shown.append(text))
         assert "".join(shown) == f"{trace.thinking}</think>{trace.answer}"
 

@@ -454,13 +454,16 @@ def test_watch_sees_the_end_that_was_adopted(tokenizer):
     assert "".join(seen) == f"{trace.thinking}</think>{trace.answer}"
 
 
-def test_watch_sees_the_whole_end_where_an_earlier_cut_is_adopted(tokenizer):
+def test_watch_sees_the_retained_text_alone_where_an_earlier_cut_is_adopted(tokenizer):
     seen = []
     engine = ScriptedEngine(tokenizer, model(90, {4: "3"}.get))
     sampling = Sampling(temperature=0, max_tokens=20, seed=7)
-    solve(engine, FracturedStop(start=4, interval=20), sampling, watch=lambda phase, text: seen.append(text))
-    # What was shown cannot be taken back: the thinking that was thrown away stands before the adopted end.
-    assert "".join(seen) == "Wait" * 20 + "\n</think>\n\nThe answer is \\boxed{3}."
+    trace = solve(engine, FracturedStop(start=4, interval=20), sampling, watch=lambda phase, text: seen.append(text))
+    assert (
+        "".join(seen)
+        == f"{trace.thinking}</think>{trace.answer}"
+        == "Wait" * 4 + "\n</think>\n\nThe answer is \\boxed{3}."
+    )
 
 
 @pytest.mark.parametrize(

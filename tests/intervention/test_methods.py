@@ -285,6 +285,36 @@ def test_watch_sees_the_retained_text_in_its_phases(tokenizer):
     assert "".join(text for phase, text in seen if phase is Phase.ANSWER) == trace.answer
 
 
+def test_watch_never_sees_an_ending_that_is_ignored(tokenizer):
+    engine = ScriptedEngine(tokenizer, follow(tokenizer, LONG))
+    seen: list[str] = []
+    trace = solve(engine, "budget-forcing:ignore=2", watch=lambda phase, text: seen.append(text))
+    assert trace.cost.probe_tokens > 0  # endings that were taken back
+    assert "".join(seen) == f"{trace.thinking}</think>{trace.answer}"
+
+
+def test_earlier_turns_stand_between_the_system_turn_and_the_question(tokenizer):
+    engine = ScriptedEngine(tokenizer, follow(tokenizer, LONG))
+    earlier = (("user", "Start with 3"), ("assistant", "So 3."))
+    problem = dataclasses.replace(PROBLEM, system="Think briefly", history=earlier)
+    trace = solve(engine, "plain", problem=problem)
+    assert tokenizer.decode(trace.prompt_ids).startswith(
+        "<|begin|><|user|>Think briefly<|user|>Start with 3<|assistant|>So 3.<|end|><|user|>" + PROBLEM.prompt
+    )
+
+
+@pytest.mark.parametrize(
+    ("spelled", "breadth"),
+    [
+        ("plain", 1), ("deer+temperature-scaling", 1), ("deer-pro", 4), ("self-consistency:k=5", 5),
+        ("best-of-n:n=6", 6), ("fractured:n=2,depths=3,m=4", 24), ("self-consistency:k=3+temperature-scaling", 3),
+        ("decoding-tree:max_active=7", 7),
+    ],
+)  # fmt: skip
+def test_breadth_is_how_many_sequences_there_may_be_at_once(spelled, breadth):
+    assert parse_method(spelled).breadth == breadth
+
+
 @pytest.mark.parametrize(
     "spelled",
     [
@@ -310,7 +340,10 @@ def test_spelling_round_trips(spelled):
         ("plain:t=1", "plain has no parameter 't'; it has none"),
         ("temperature-scaling:tt=1", "did you mean 't'"),
         ("temperature-scaling:t=abc", "t cannot be 'abc'"),
-        ("temperature-scaling:t=0", "must be above 0"),
+        ("temperature-scaling:t=0", "must be within 0.001..1000"),
+        ("temperature-scaling:t=1e-300", "must be within 0.001..1000"),
+        ("temperature-scaling:t=nan", "must be within 0.001..1000"),
+        ("temperature-scaling:mode=bias,bias=1e308", "must be within -1000..1000"),
         ("temperature-scaling:bias=2", "mode=bias only"),
         ("temperature-scaling:mode=bias", "needs a bias"),
         ("temperature-scaling:mode=other", "mode cannot be 'other'"),

@@ -1,0 +1,284 @@
+"""A server of the completions protocol over real HTTP on loopback, whose every word and every fault is scripted."""
+
+import json
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from satisfice.thinking import decode
+
+FLAT = [-1.0 - 0.25 * rank for rank in range(30)]
+"""Log-probabilities of the likeliest tokens, whatever was asked."""
+
+
+@dataclass
+class Fault:
+    """What goes wrong with one completion request.
+
+    Attributes:
+        status: answer with this status instead.
+        headers: of that answer.
+        silent: seconds of silence before anything is said.
+        drop_after: close the connection after so many messages of a stream.
+        body: answer with this text instead.
+        event: write this in place of the first message of a stream.
+        finish: the finish reason, in place of the true one.
+    """
+
+    status: int = 200
+    headers: dict[str, str] = field(default_factory=dict)
+    silent: float = 0.0
+    drop_after: int | None = None
+    body: str | None = None
+    event: str | None = None
+    finish: str | None = None
+
+
+class FakeServer:
+    """Serves one model, whose answer to `prompt` is `answer`, and goes on with it from any prefix.
+
+    Attributes:
+        kind: "vllm", "llamacpp" or "standard".
+        faults: taken one by one, by completion requests in the order in which they come.
+        requests: bodies of the completion requests so far.
+        times: when they came.
+        most_at_once: how many of them were under way at once at most.
+        given_up: how many streams were closed by the client before they had ended.
+        caches: whether it keeps prompts, and says so.
+        chunk: tokens in one message of a stream.
+        pause: seconds between two messages.
+        key: the key that it asks for.
+        refuses: parameters that it refuses with 400.
+        processed: whether its log-probabilities are those after temperature.
+        completes: whether it has completions at all.
+        adds_bos: whether it puts a token before a prompt that is a text.
+        lists: the models that it says it has.
+        context_length: what it says of each.
+        plugin: whether it runs satisfice's plugin.
+        stop_reason: what it says ended an answer that did not come to its limit.
+    """
+
+    def __init__(self, tokenizer: Any, prompt: Sequence[int], answer: Sequence[int], kind: str = "vllm") -> None:
+        self.tokenizer, self.prompt, self.answer, self.kind = tokenizer, list(prompt), list(answer), kind
+        self.faults: list[Fault] = []
+        self.requests: list[dict[str, Any]] = []
+        self.times: list[float] = []
+        self.most_at_once = self.at_once = self.given_up = 0
+        self.caches, self.chunk, self.pause, self.key = True, 1, 0.0, ""
+        self.refuses: set[str] = set()
+        self.processed, self.completes, self.adds_bos, self.lists = False, True, False, ["fake"]
+        self.context_length: int | None = 1024
+        self.plugin = False
+        self.stop_reason: str | None = None
+        self._seen: list[list[int]] = []
+        self._lock = threading.Lock()
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self._http.daemon_threads = True
+        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.01,), daemon=True)
+        self._thread.start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._http.server_address[1]}/v1"
+
+    def close(self) -> None:
+        self._http.shutdown()
+        self._http.server_close()
+        self._thread.join()
+
+    def _handler(self) -> type[BaseHTTPRequestHandler]:
+        server = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def log_message(self, *arguments: Any) -> None:
+                pass
+
+            def do_GET(self) -> None:
+                server.listing(self)
+
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                with server._lock:
+                    server.at_once += 1
+                    server.most_at_once = max(server.most_at_once, server.at_once)
+                try:
+                    server.completion(self, body)
+                except (BrokenPipeError, ConnectionResetError):
+                    server.given_up += 1
+                    self.close_connection = True
+                finally:
+                    with server._lock:
+                        server.at_once -= 1
+
+        return Handler
+
+    # -- what it says
+
+    def listing(self, handler: Any) -> None:
+        if self._refused_key(handler):
+            return
+        length = {} if self.context_length is None else {"max_model_len": self.context_length}
+        entries = [{"id": name, "object": "model", "owned_by": self.kind, **length} for name in self.lists]
+        _send(handler, 200, {"object": "list", "data": entries})
+
+    def completion(self, handler: Any, body: dict[str, Any]) -> None:
+        with self._lock:
+            self.requests.append(body)
+            self.times.append(time.monotonic())
+            fault = self.faults.pop(0) if self.faults else Fault()
+        if self._refused_key(handler):
+            return
+        if not self.completes:
+            _send(handler, 404, {"error": {"message": "Not Found"}})
+            return
+        time.sleep(fault.silent)
+        if fault.body is not None:
+            _send(handler, fault.status, fault.body, fault.headers)
+            return
+        if fault.status != 200:
+            _send(handler, fault.status, {"error": {"message": "scripted"}}, fault.headers)
+            return
+        wrong = sorted(self.refuses & body.keys()) or (self._refused_prompt(body) and ["prompt"])
+        if wrong:
+            _send(handler, 400, {"error": {"message": f"{wrong[0]} is not known here"}})
+            return
+        if self.plugin and "malformed" in str(body.get("vllm_xargs")):
+            _send(handler, 400, {"error": {"message": "satisfice_control is not a control"}})
+            return
+        ids = self._ids(body["prompt"])
+        cached = self._cached(ids)
+        new, finish = self._continuation(ids, body)
+        usage = {"prompt_tokens": len(ids), "completion_tokens": len(new), "total_tokens": len(ids) + len(new)}
+        if self.caches:
+            usage["prompt_tokens_details"] = {"cached_tokens": cached}
+        if not body.get("stream"):
+            message = {"choices": [self._choice(new, body, finish)], "usage": usage}
+            _send(handler, 200, message)
+            return
+        self._stream(handler, body, new, fault.finish or finish, usage, fault, cached)
+
+    def _stream(
+        self,
+        handler: Any,
+        body: dict[str, Any],
+        new: list[int],
+        finish: str,
+        usage: dict[str, Any],
+        fault: Fault,
+        cached: int,
+    ) -> None:
+        handler.send_response(200)
+        handler.send_header("Content-Type", "text/event-stream")
+        handler.send_header("Transfer-Encoding", "chunked")
+        handler.end_headers()
+        pieces = [new[place : place + self.chunk] for place in range(0, len(new), self.chunk)] or [[]]
+        for count, piece in enumerate(pieces):
+            if fault.drop_after == count:
+                handler.connection.close()
+                handler.close_connection = True
+                return
+            last = count == len(pieces) - 1
+            message: dict[str, Any] = {"choices": [self._choice(piece, body, finish if last else None)]}
+            if self.kind == "llamacpp":
+                message["timings"] = {"cache_n": cached, "prompt_n": usage["prompt_tokens"] - cached}
+            _event(handler, fault.event if count == 0 and fault.event is not None else json.dumps(message))
+            time.sleep(self.pause)
+        if body.get("stream_options", {}).get("include_usage"):
+            _event(handler, json.dumps({"choices": [], "usage": usage}))
+        _event(handler, "[DONE]")
+        handler.wfile.write(b"0\r\n\r\n")
+
+    def _choice(self, ids: list[int], body: dict[str, Any], finish: str | None) -> dict[str, Any]:
+        shown = [token for token in ids if token != self.tokenizer.eos_token_id]
+        choice: dict[str, Any] = {"index": 0, "text": decode(self.tokenizer, shown), "finish_reason": finish}
+        count = body.get("logprobs") or 0
+        scale = 1 / (body["temperature"] or 1) if self.processed else 1
+        tops = [{(token + rank) % len(self.tokenizer): scale * FLAT[rank] for rank in range(count)} for token in ids]
+        if self.kind == "vllm":
+            if body.get("return_token_ids"):
+                choice["token_ids"] = ids
+                choice["stop_reason"] = self.stop_reason if finish == "stop" else None
+            if count:
+                choice["logprobs"] = {
+                    "tokens": [f"token_id:{token}" for token in ids],
+                    "token_logprobs": [scale * FLAT[0]] * len(ids),
+                    "top_logprobs": [{f"token_id:{t}": value for t, value in top.items()} for top in tops],
+                }
+        if self.kind == "llamacpp" and count:
+            choice["logprobs"] = {
+                "content": [
+                    {
+                        "id": token,
+                        "logprob": FLAT[0] * scale,
+                        "top_logprobs": [{"id": t, "logprob": value} for t, value in top.items()],
+                    }
+                    for token, top in zip(ids, tops, strict=True)
+                ]
+            }
+        return choice
+
+    # -- how it reads
+
+    def _refused_key(self, handler: Any) -> bool:
+        if self.key and handler.headers.get("Authorization") != f"Bearer {self.key}":
+            _send(handler, 401, {"error": {"message": f"wrong key {handler.headers.get('Authorization')}"}})
+            return True
+        return False
+
+    def _refused_prompt(self, body: dict[str, Any]) -> bool:
+        return self.kind == "standard" and not isinstance(body["prompt"], str)
+
+    def _ids(self, prompt: Any) -> list[int]:
+        if not isinstance(prompt, str):
+            return list(prompt)
+        ids = list(self.tokenizer(prompt, add_special_tokens=False)["input_ids"])
+        return [self.tokenizer.bos_token_id, *ids] if self.adds_bos else ids
+
+    def _cached(self, ids: list[int]) -> int:
+        with self._lock:
+            known = max((_common(ids, seen) for seen in self._seen), default=0)
+            self._seen.append(ids)
+        return min(known, len(ids) - 1) if self.caches else 0
+
+    def _continuation(self, ids: list[int], body: dict[str, Any]) -> tuple[list[int], str]:
+        whole = [*self.prompt, *self.answer]
+        rest = whole[len(ids) :] if ids == whole[: len(ids)] else [*self.answer, *self.answer]
+        new: list[int] = []
+        stops = [] if self.kind == "llamacpp" else body.get("stop") or []
+        for token in rest[: body["max_tokens"]]:
+            new.append(token)
+            if token == self.tokenizer.eos_token_id or token in body.get("stop_token_ids", ()):
+                return new, "stop"
+            if any(stop in decode(self.tokenizer, new) for stop in stops):
+                return new, "stop"
+        return new, "length"
+
+
+def _common(left: list[int], right: list[int]) -> int:
+    count = 0
+    for one, other in zip(left, right, strict=False):
+        if one != other:
+            break
+        count += 1
+    return count
+
+
+def _send(handler: Any, status: int, body: Any, headers: dict[str, str] | None = None) -> None:
+    payload = (body if isinstance(body, str) else json.dumps(body)).encode()
+    handler.send_response(status)
+    for name, value in {"Content-Type": "application/json", **(headers or {})}.items():
+        handler.send_header(name, value)
+    handler.send_header("Content-Length", str(len(payload)))
+    handler.end_headers()
+    handler.wfile.write(payload)
+
+
+def _event(handler: Any, data: str) -> None:
+    line = f"data: {data}\n\n".encode()
+    handler.wfile.write(f"{len(line):x}\r\n".encode() + line + b"\r\n")
+    handler.wfile.flush()
