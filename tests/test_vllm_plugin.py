@@ -1,0 +1,664 @@
+"""The plugin for `vllm serve` without vLLM: what a request may ask, prompts, slots, and both processor interfaces."""
+
+import asyncio
+import enum
+import importlib
+import json
+import sys
+from dataclasses import dataclass, field
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from satisfice.engines.control import Markers
+from satisfice.intervention.controls import EndScaling, SuppressTokens, ThinkingBudget
+from satisfice.lab.tokenizer import build_tokenizer
+from satisfice.levels import write_levels
+from satisfice.thinking import FAMILIES, Phase, ThinkingFormat
+from satisfice.vllm_plugin import Levels
+from satisfice.vllm_plugin.options import (
+    OptionError,
+    Options,
+    check_against_model,
+    read_defaults,
+    read_options,
+)
+from satisfice.vllm_plugin.prompts import PromptReader
+
+LAB = build_tokenizer()
+TAGS = FAMILIES["think-tags"]
+AUTOMATON = TAGS.automaton(LAB)
+MARKERS = Markers(TAGS, LAB, len(LAB))
+THINKING = AUTOMATON.thinking_state
+CLOSE = LAB.convert_tokens_to_ids("</think>")
+
+
+def ids(text):
+    return LAB(text, add_special_tokens=False)["input_ids"]
+
+
+# -- what a request may ask
+
+
+@pytest.mark.parametrize(
+    ("xargs", "reason"),
+    [
+        ({"thinking_temperature": 0}, "thinking_temperature is 0"),
+        ({"thinking_temperature": "warm"}, "thinking_temperature is 'warm'"),
+        ({"thinking_bias": float("nan")}, "finite"),
+        ({"thinking_bias": [1]}, "thinking_bias is [1]"),
+        ({"max_thinking_tokens": -1}, "max_thinking_tokens is -1"),
+        ({"max_thinking_tokens": 1.5}, "max_thinking_tokens is 1.5"),
+        ({"max_thinking_tokens": 10**12}, "max_thinking_tokens"),
+        ({"suppress_reflection": "perhaps"}, "suppress_reflection is 'perhaps'"),
+        ({"min_thinking_endings": 1000}, "min_thinking_endings is 1000"),
+        ({"min_thinking_endings": 1, "wait_word": ""}, "wait_word is ''"),
+        ({"answer_cue": "So"}, "answer_cue does nothing without"),
+        ({"wait_word": "So"}, "wait_word does nothing without"),
+        ({"ramp_bias": 1}, "ramp_bias does nothing without"),
+        ({"soft_thinking_tokens": 5}, "needs a max_thinking_tokens"),
+        ({"soft_thinking_tokens": 5, "max_thinking_tokens": 5}, "above its beginning"),
+        ({"thinking_temprature": 1}, "did you mean thinking_temperature?"),
+        ({"max_think_tokens": 1}, "did you mean max_thinking_tokens?"),
+        ({"thinking_level": "short"}, "--middleware satisfice.vllm_plugin.Levels"),
+    ],
+)
+def test_what_cannot_be_obeyed_is_refused_with_the_reason(xargs, reason):
+    with pytest.raises(OptionError) as refusal:
+        read_options(xargs, {})
+    assert reason in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+def test_requests_without_wishes_and_those_of_other_plugins_are_let_through():
+    assert read_options(None, {}) is None
+    assert read_options({}, {}) is None
+    assert read_options({"session_id": "7", "kv_transfer_params": {"do": 1}}, {}) is None
+
+
+def test_a_request_goes_over_the_servers_defaults():
+    defaults = {"thinking_bias": 1.0, "max_thinking_tokens": 100, "soft_thinking_tokens": 50, "thinking_level": "long"}
+    assert read_options(None, defaults) == Options(thinking_bias=1.0, max_thinking_tokens=100, soft_thinking_tokens=50)
+    found = read_options({"thinking_bias": 3, "max_thinking_tokens": 20}, defaults)
+    assert found == Options(thinking_bias=3.0, max_thinking_tokens=20)
+    assert read_options({"satisfice_defaults": 0}, defaults) is None
+    assert read_options({"satisfice_defaults": 0, "thinking_bias": 2}, defaults) == Options(thinking_bias=2.0)
+
+
+def test_defaults_come_from_the_flag_or_else_from_the_environment(monkeypatch):
+    monkeypatch.setenv("SATISFICE_DEFAULTS", '{"thinking_bias": 1}')
+    assert read_defaults({}) == {"thinking_bias": 1}
+    assert read_defaults({"satisfice": {"thinking_format": "<a>,</a>"}}) == {"thinking_format": "<a>,</a>"}
+    assert read_defaults({"satisfice": {}}) == {}
+
+
+@pytest.mark.parametrize(
+    ("written", "reason"),
+    [
+        ("{", "SATISFICE_DEFAULTS is not JSON"),
+        ("[]", "must be a JSON object"),
+        ('{"thinking_bias": "x"}', "SATISFICE_DEFAULTS: thinking_bias is 'x'"),
+        ('{"thinking_bais": 1}', "thinking_bais"),
+        ('{"thinking_level": "tiny"}', "use one of short, medium, long"),
+        ('{"thinking_format": 1}', "must be a text"),
+    ],
+)
+def test_defaults_that_cannot_be_obeyed_stop_the_server_with_one_sentence(monkeypatch, written, reason):
+    monkeypatch.setenv("SATISFICE_DEFAULTS", written)
+    with pytest.raises(OptionError, match=reason.replace("(", r"\(")):
+        read_defaults({})
+
+
+def test_options_become_controls():
+    options = read_options({"thinking_temperature": 0.5, "thinking_bias": 2, "suppress_reflection": 1}, {})
+    scaling, suppress = options.controls(MARKERS, 3, 100, (2,))
+    assert scaling == EndScaling(state=3, gain=1.0, bias=2.0)
+    assert isinstance(suppress, SuppressTokens)
+    assert "wait" in suppress.words
+
+    (budget,) = read_options({"max_thinking_tokens": 7, "answer_cue": "So "}, {}).controls(MARKERS, 3, 100, (2,))
+    assert budget == ThinkingBudget(state=3, most=7, cue="So ", ramp_bias=8.0)
+    assert read_options({"thinking_temperature": 1}, {}).controls(MARKERS, 3, 100, (2,)) == []
+
+
+def test_answer_tokens_close_thinking_in_time_for_them():
+    closing = len(TAGS.forced_close(LAB, "12"))
+    (budget,) = read_options({"answer_tokens": 20}, {}).controls(MARKERS, 0, 100, (2,))
+    assert (budget.most, budget.end_ids) == (80 - closing, (2,))
+    (budget,) = read_options({"answer_tokens": 20, "max_thinking_tokens": 30}, {}).controls(MARKERS, 0, 100, (2,))
+    assert budget.most == 30
+    (budget,) = read_options({"answer_tokens": 20}, {}).controls(MARKERS, 0, 5, (2,))
+    assert budget.most == 0
+
+
+def test_a_ramp_that_is_cut_off_keeps_its_slope():
+    xargs = {"answer_tokens": 10, "soft_thinking_tokens": 20, "max_thinking_tokens": 120, "ramp_bias": 10}
+    closing = len(TAGS.forced_close(LAB, "12"))
+    (budget,) = read_options(xargs, {}).controls(MARKERS, 0, 80 + closing, (2,))
+    assert (budget.most, budget.ramp_start) == (70, 20)
+    assert budget.ramp_bias == pytest.approx(5.0)
+
+
+@pytest.mark.parametrize(
+    ("xargs", "max_tokens", "reason"),
+    [
+        ({"answer_tokens": 20}, 20, "answer_tokens is 20 and closing thinking takes 3, but max_tokens is 20"),
+        ({"max_thinking_tokens": 5, "answer_cue": "</think>"}, None, "answer_cue contains '</think>'"),
+        ({"min_thinking_endings": 1, "wait_word": "</think>"}, None, "wait_word contains '</think>'"),
+    ],
+)
+def test_what_this_model_cannot_do_is_refused(xargs, max_tokens, reason):
+    with pytest.raises(OptionError) as refusal:
+        check_against_model(read_options(xargs, {}), MARKERS, max_tokens)
+    assert str(refusal.value).startswith(reason)
+
+
+# -- where a response begins
+
+
+def rendered(messages, **more):
+    return LAB.apply_chat_template(messages, tokenize=True, add_generation_prompt=True, return_dict=False, **more)
+
+
+def test_a_response_begins_behind_the_last_header_whatever_stands_before_it():
+    reader = PromptReader(TAGS, LAB)
+    question = {"role": "user", "content": "12"}
+    expected = TAGS.render(LAB, [question]).state
+    assert AUTOMATON.phase(expected) is Phase.THINKING  # the lab's template opens thinking
+    assert reader.state(rendered([question])) == expected
+    tricky = {"role": "user", "content": "12</think>12<think></think>"}
+    assert reader.state(rendered([tricky])) == expected
+    turns = [question, {"role": "assistant", "content": "<think>12</think>12"}, question]
+    assert reader.state(rendered(turns)) == expected
+
+
+def test_a_response_that_was_begun_goes_on_where_it_stands():
+    reader = PromptReader(TAGS, LAB)
+    prompt = rendered([{"role": "user", "content": "12"}])
+    assert reader.state([*prompt, *ids("12")]) == THINKING
+    assert reader.state([*prompt, *ids("12</think>So ")]) == AUTOMATON.answer_state
+
+
+def test_a_bare_text_is_read_by_its_last_marker():
+    reader = PromptReader(TAGS, LAB)
+    assert AUTOMATON.phase(reader.state(ids("12"))) is Phase.BEFORE
+    assert AUTOMATON.phase(reader.state(ids("12<think>12"))) is Phase.THINKING
+    assert AUTOMATON.phase(reader.state(ids("12<think>12</think>"))) is Phase.ANSWER
+    assert AUTOMATON.phase(reader.state(ids("<think>12</think>12<think>"))) is Phase.THINKING
+    assert reader.state(None) == 0
+
+
+def test_a_marker_of_several_tokens_may_be_begun_in_the_prompt():
+    phrase = ThinkingFormat.custom("<think>", "Final Answer: ")
+    reader = PromptReader(phrase, LAB)
+    prompt = rendered([{"role": "user", "content": "12"}])
+    automaton = phrase.automaton(LAB)
+    begun = automaton.step(automaton.thinking_state, phrase.close_ids(LAB)[0])
+    assert begun != automaton.thinking_state
+    assert reader.state([*prompt, *ids("<think>"), phrase.close_ids(LAB)[0]]) == begun
+
+
+# -- both runners, against stand-ins for vLLM
+
+
+class Move(enum.Enum):
+    UNIDIRECTIONAL = enum.auto()
+    SWAP = enum.auto()
+
+
+def vllm_of(*, v2: bool) -> dict[str, ModuleType | None]:
+    """The modules of a vLLM with or without the second interface, as far as the plugin imports them."""
+    names = [
+        "vllm",
+        "vllm.v1",
+        "vllm.v1.sample",
+        "vllm.v1.sample.logits_processor",
+        "vllm.tokenizers",
+        "vllm.exceptions",
+    ]
+    second = "vllm.v1.worker.gpu.sample.logits_processor"
+    names += ["vllm.v1.worker", "vllm.v1.worker.gpu", "vllm.v1.worker.gpu.sample", second] if v2 else []
+    modules: dict[str, Any] = {name: ModuleType(name) for name in names}
+    first = modules["vllm.v1.sample.logits_processor"]
+    first.BatchUpdate, first.MoveDirectionality, first.LogitsProcessor = SimpleNamespace, Move, type("V1", (), {})
+    modules["vllm.tokenizers"].cached_tokenizer_from_config = lambda model_config: model_config.served
+    modules["vllm.exceptions"].VLLMValidationError = type("VLLMValidationError", (Exception,), {})
+    if v2:
+        modules[second].LogitsProcessor = type("V2", (), {})
+    else:
+        modules[second] = None  # importing it fails
+        modules["vllm.exceptions"] = None
+    return modules
+
+
+@pytest.fixture(params=[True, False], ids=["with V2", "before V2"])
+def plugin(request, monkeypatch):
+    monkeypatch.delenv("SATISFICE_DEFAULTS", raising=False)
+    for name, module in vllm_of(v2=request.param).items():
+        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.delitem(sys.modules, "satisfice.vllm_plugin.processor", raising=False)
+    yield importlib.import_module("satisfice.vllm_plugin.processor")
+    sys.modules.pop("satisfice.vllm_plugin.processor", None)
+
+
+def config(**changes):
+    model = SimpleNamespace(
+        model="lab",
+        served=LAB,
+        skip_tokenizer_init=False,
+        logits_processors=None,
+        get_vocab_size=lambda: len(LAB),
+        try_get_generation_config=dict,
+    )
+    values: dict[str, Any] = {
+        "model_config": model,
+        "speculative_config": None,
+        "additional_config": {},
+        "scheduler_config": SimpleNamespace(async_scheduling=False, max_num_seqs=4),
+        "use_v2_model_runner": False,
+    }
+    return SimpleNamespace(**(values | changes))
+
+
+def parameters(**xargs):
+    return SimpleNamespace(extra_args=xargs or None, max_tokens=100, structured_outputs=None, stop_token_ids=[])
+
+
+PROMPT = rendered([{"role": "user", "content": "12"}])
+
+
+def update(removed=(), added=(), moved=()):
+    return SimpleNamespace(batch_size=0, removed=removed, added=added, moved=moved)
+
+
+def changed(before, after):
+    return [row for row in range(len(before)) if not torch.equal(before[row], after[row])]
+
+
+def stepped(processor, rows, *step):
+    """The logits of a step that begins with zeros."""
+    return processor.apply(torch.zeros((rows, len(LAB))), *step)
+
+
+def test_one_class_has_both_interfaces(plugin):
+    assert issubclass(plugin.ThinkingControls, plugin.V1Processor)
+    assert issubclass(plugin.ThinkingControls, plugin.V2Processor)
+
+
+def test_v1_follows_its_requests_through_rows_and_slots(plugin):
+    processor = plugin.ThinkingControls(config(), "cpu", False)
+    outputs = [[] for _ in range(4)]
+    biased = [parameters(thinking_bias=1), parameters(), parameters(thinking_bias=3), parameters(thinking_bias=4)]
+    processor.update_state(update(added=[(row, biased[row], PROMPT, outputs[row]) for row in range(3)]))
+
+    def bias(rows):
+        return stepped(processor, rows)[:, CLOSE].tolist()
+
+    assert bias(3) == [1, 0, 3]
+    outputs[2] += ids("12</think>")  # thinking has ended there
+    assert bias(3) == [1, 0, 0]
+    outputs[0] += ids("12")
+    assert bias(3) == [1, 0, 0]
+    # Row 2 leaves, and the next request takes its row and its slot.
+    processor.update_state(update(removed=[2], added=[(2, biased[3], PROMPT, outputs[3])]))
+    assert bias(3) == [1, 0, 4]
+    processor.update_state(update(moved=[(0, 1, Move.SWAP)]))
+    assert bias(3) == [0, 1, 4]
+    processor.update_state(update(removed=[0], moved=[(2, 0, Move.UNIDIRECTIONAL)]))
+    assert bias(2) == [4, 1]
+    # A request that was interrupted comes back in another row, with what it has written.
+    processor.update_state(update(removed=[1]))
+    processor.update_state(update(added=[(1, biased[2], PROMPT, outputs[2])]))
+    assert bias(2) == [4, 0]
+    processor.update_state(update(added=[(0, parameters(), PROMPT, [])]))  # replaces what is in the row
+    assert bias(2) == [0, 0]
+    assert len(processor._free) == 3
+
+
+def test_v1_gives_every_slot_back(plugin):
+    processor = plugin.ThinkingControls(config(), "cpu", False)
+    for _ in range(20):
+        for row in range(4):
+            xargs = {"max_thinking_tokens": 1, "answer_cue": "So ", "suppress_reflection": 1, "thinking_bias": 1}
+            processor.update_state(update(added=[(row, parameters(**xargs), PROMPT, ids("12"))]))
+        stepped(processor, 4)
+    processor.update_state(update(removed=[3, 2, 1, 0]))
+    assert sorted(processor._free) == [1, 2, 3, 4]
+    logits = torch.zeros((1, len(LAB)))
+    assert processor.apply(logits) is logits
+    assert not logits.any()
+
+
+def test_v1_waits_for_a_token_that_is_still_a_placeholder(plugin):
+    processor = plugin.ThinkingControls(config(), "cpu", False)
+    output = ids("12")
+    processor.update_state(update(added=[(0, parameters(max_thinking_tokens=2), PROMPT, output)]))
+    output.append(-1)
+    assert not stepped(processor, 1).any()
+    output[-1] = ids("12")[0]
+    assert stepped(processor, 1)[0, ids("\n")[0]] == 1e8
+
+
+@dataclass
+class Requests:
+    """Runner V2's state of requests."""
+
+    max_num_reqs: int = 4
+    device: str = "cpu"
+    vocab_size: int = len(LAB)
+    prompt_len: Any = field(default_factory=lambda: SimpleNamespace(np=np.zeros(4, dtype=np.int32)))
+    prefill_len: Any = field(default_factory=lambda: SimpleNamespace(np=np.zeros(4, dtype=np.int32)))
+    all_token_ids: Any = field(default_factory=lambda: SimpleNamespace(gpu=torch.zeros((4, 200), dtype=torch.int32)))
+
+    def enter(self, processor, slot, wishes, prompt, written=()):
+        filled = [*prompt, *written]
+        self.prompt_len.np[slot], self.prefill_len.np[slot] = len(prompt), len(filled)
+        self.all_token_ids.gpu[slot, : len(filled)] = torch.tensor(filled, dtype=torch.int32)
+        wanted = processor.add_request(slot, wishes)
+        processor.apply_staged_writes()
+        return wanted
+
+
+def step(*rows):
+    """A step of runner V2: for each row its slot, its input token and the position of that."""
+    slots, tokens, positions = zip(*rows, strict=True)
+    mapping = torch.tensor(slots, dtype=torch.int32)
+    return SimpleNamespace(
+        expanded_idx_mapping=mapping,
+        idx_mapping=mapping,
+        idx_mapping_np=np.array(slots),
+        input_ids=torch.tensor(tokens, dtype=torch.int32),
+        pos=torch.tensor(positions),
+    )
+
+
+def test_v2_follows_its_requests_by_slot(plugin):
+    requests = Requests()
+    processor = plugin.ThinkingControls(config(), requests)
+    last = len(PROMPT) - 1
+    twelve = ids("12")[0]
+    assert requests.enter(processor, 3, parameters(thinking_bias=3), PROMPT)
+    assert requests.enter(processor, 0, parameters(thinking_bias=1), PROMPT)
+    assert not requests.enter(processor, 1, parameters(), PROMPT)
+
+    def bias(*rows):
+        return stepped(processor, len(rows), step(*rows))[:, CLOSE].tolist()
+
+    # A prompt in two pieces: its tokens are no output, and what is sampled behind the first piece is thrown away.
+    assert bias((3, PROMPT[4], 4), (1, PROMPT[-1], last), (0, PROMPT[-1], last)) == [3, 0, 1]
+    assert bias((0, CLOSE, last + 1), (3, PROMPT[-1], last)) == [0, 3]
+    assert bias((3, twelve, last + 1), (0, twelve, last + 2)) == [3, 0]
+    # The slot's next request.
+    requests.enter(processor, 0, parameters(thinking_bias=5), PROMPT)
+    assert bias((0, PROMPT[-1], last), (3, CLOSE, last + 2)) == [5, 0]
+    # An interrupted request comes back with what it has written, in another slot and in pieces.
+    requests.enter(processor, 2, parameters(thinking_bias=3), PROMPT, [twelve, CLOSE])
+    assert bias((2, PROMPT[-1], last)) == [0]
+    assert bias((2, CLOSE, last + 2)) == [0]
+    requests.enter(processor, 0, parameters(), PROMPT)
+    logits = torch.zeros((1, len(LAB)))
+    assert processor.apply(logits, step((0, twelve, last + 1))) is logits
+    assert not logits.any()
+
+
+def test_v1_and_v2_write_the_same_response(plugin):
+    xargs = {"max_thinking_tokens": 5, "answer_cue": "The answer is ", "min_thinking_endings": 1, "thinking_bias": 1}
+    wanted = ids("12</think>12 12 12</think>7. 7. 7.")
+    requests = Requests()
+    v1, v2 = plugin.ThinkingControls(config(), "cpu", False), plugin.ThinkingControls(config(), requests)
+    output: list[int] = []
+    v1.update_state(update(added=[(0, parameters(**xargs), PROMPT, output)]))
+    requests.enter(v2, 2, parameters(**xargs), PROMPT)
+    sequence = list(PROMPT)
+    for token in wanted:
+        logits = torch.zeros((1, len(LAB)))
+        logits[0, token] = 5
+        first = v1.apply(logits.clone())
+        second = v2.apply(logits.clone(), step((2, sequence[-1], len(sequence) - 1)))
+        assert torch.equal(first, second)
+        output.append(int(first.argmax()))
+        sequence.append(output[-1])
+    assert "The answer is " in LAB.decode(output)
+
+
+def test_the_installed_class_steps_aside_where_the_server_names_the_processor(plugin):
+    named = config()
+    named.model_config.logits_processors = ["satisfice.vllm_plugin.processor:ThinkingControls"]
+    added = update(added=[(0, parameters(thinking_bias=2), PROMPT, [])])
+    biases = []
+    for settings in (config(), named):
+        logits = torch.zeros((1, len(LAB)))
+        for kind in (plugin.InstalledThinkingControls, plugin.ThinkingControls):
+            processor = kind(settings, "cpu", False)
+            if settings is named or kind is plugin.InstalledThinkingControls:
+                processor.update_state(added)
+                logits = processor.apply(logits)
+        biases.append(float(logits[0, CLOSE]))
+    assert biases == [2, 2]
+
+
+def at_the_door(plugin, settings, request):
+    """As vLLM's input processor, which holds the configuration, calls the class."""
+
+    class InputProcessor:
+        vllm_config = settings
+
+        def admit(self):
+            plugin.ThinkingControls.validate_params(request)
+
+    InputProcessor().admit()
+
+
+def refusal(plugin, settings, request):
+    with pytest.raises(plugin.VLLMValidationError) as found:
+        at_the_door(plugin, settings, request)
+    return str(found.value)
+
+
+def test_the_door_refuses_with_the_reason(plugin):
+    assert "did you mean" in refusal(plugin, config(), parameters(thinking_bais=1))
+    assert "speculative" in refusal(plugin, config(speculative_config=object()), parameters(thinking_bias=1))
+    asynchronous = config(scheduler_config=SimpleNamespace(async_scheduling=True, max_num_seqs=4))
+    assert "--logits-processors" in refusal(plugin, asynchronous, parameters(thinking_bias=1))
+    structured = parameters(max_thinking_tokens=5)
+    structured.structured_outputs = object()
+    assert "structured output" in refusal(plugin, config(), structured)
+    crowded = parameters(answer_tokens=99)
+    assert "but max_tokens is 100" in refusal(plugin, config(), crowded)
+    blind = config()
+    blind.model_config.skip_tokenizer_init = True
+    assert "tokenizer" in refusal(plugin, blind, parameters(thinking_bias=1))
+
+
+def sent(**changes):
+    """A request with a whole control, as the openai engine sends it, with some values changed."""
+    values = {"class": "ThinkingBudget"} | vars(ThinkingBudget(state=THINKING, most=5)) | changes
+    return parameters(satisfice_control=json.dumps(values))
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"class": "Path"}, "not a control"),
+        ({"state": 10**6}, "state is 1000000"),
+        ({"state": -1}, "state is -1"),
+        ({"most": 10**30}, "most is"),
+        ({"end_ids": [10**6]}, "end_ids holds 1000000"),
+        ({"end_ids": list(range(1000))}, "end_ids has 1000 entries"),
+        ({"cue": "x" * 10_000}, "cue has 10000 characters"),
+        ({"ramp_bias": 1e300}, "ramp_bias is"),
+        ({"endings": 1, "wait": ""}, "wait is empty"),
+        ({"unheard_of": 1}, "unheard_of"),
+    ],
+)
+def test_a_control_that_this_model_cannot_run_is_refused_and_harms_nobody(plugin, changes, reason):
+    said = refusal(plugin, config(), sent(**changes))
+    assert said.startswith("satisfice_control: ")
+    assert reason in said
+    # Should the door ever be left open, the others are still served.
+    processor = plugin.ThinkingControls(config(), "cpu", False)
+    processor.update_state(
+        update(added=[(0, sent(**changes), PROMPT, []), (1, parameters(thinking_bias=2), PROMPT, [])])
+    )
+    assert stepped(processor, 2)[:, CLOSE].tolist() == [0, 2]
+
+
+def test_a_control_that_was_sent_whole_is_run(plugin):
+    at_the_door(plugin, config(), sent())
+    processor = plugin.ThinkingControls(config(), "cpu", False)
+    processor.update_state(update(added=[(0, sent(most=0), PROMPT, [])]))
+    assert stepped(processor, 1)[0, CLOSE] == 1e8
+    assert "leave them out" in refusal(
+        plugin, config(), parameters(satisfice_control=sent().extra_args["satisfice_control"], thinking_bias=1)
+    )
+    structured = sent()
+    structured.structured_outputs = object()
+    assert "structured output" in refusal(plugin, config(), structured)
+
+
+def test_the_door_lets_through_what_can_be_obeyed(plugin):
+    for request in (parameters(), parameters(thinking_bias=1), parameters(session_id="7")):
+        at_the_door(plugin, config(), request)
+    at_the_door(plugin, config(speculative_config=object()), parameters())
+    asynchronous = SimpleNamespace(async_scheduling=True, max_num_seqs=4)
+    at_the_door(plugin, config(scheduler_config=asynchronous, use_v2_model_runner=True), parameters(thinking_bias=1))
+
+
+def test_a_model_without_markers_is_served_but_not_controlled(plugin):
+    settings = config(model_config=SimpleNamespace(**vars(config().model_config)))
+    settings.model_config.served = SimpleNamespace(
+        backend_tokenizer=None, chat_template="", name_or_path="", get_vocab=lambda: {"a": 0}, eos_token_id=0
+    )
+    processor = plugin.InstalledThinkingControls(settings, "cpu", False)
+    processor.update_state(update(added=[(0, parameters(), [0], [])]))
+    logits = torch.zeros((1, 4))
+    assert processor.apply(logits) is logits
+    assert "thinking_format" in refusal(plugin, settings, parameters(thinking_bias=1))
+    settings.additional_config = {"satisfice": {"thinking_bias": 1}}
+    with pytest.raises(OptionError, match="defaults cannot be obeyed"):
+        plugin.InstalledThinkingControls(settings, "cpu", False)
+
+
+def test_a_server_may_name_the_markers(plugin):
+    settings = config(additional_config={"satisfice": {"thinking_format": "<think>,Final Answer: "}})
+    served = plugin.Served.of(settings)
+    assert served.markers.thinking_format.close == "Final Answer:"
+    settings.additional_config = {"satisfice": {"thinking_format": "nonsense"}}
+    with pytest.raises(OptionError, match="neither a known family"):
+        plugin.Served.of(settings)
+
+
+def test_what_slips_through_the_door_ends_nobody_elses_request(plugin, caplog):
+    processor = plugin.ThinkingControls(config(), "cpu", False)
+    added = [(0, parameters(thinking_temperature=0), PROMPT, []), (1, parameters(thinking_bias=2), PROMPT, [])]
+    processor.update_state(update(added=added))
+    assert stepped(processor, 2)[:, CLOSE].tolist() == [0, 2]
+    assert "leaves a request alone" in caplog.text
+
+
+def test_defaults_that_write_tokens_leave_structured_output_alone(plugin):
+    processor = plugin.ThinkingControls(
+        config(additional_config={"satisfice": {"max_thinking_tokens": 0}}), "cpu", False
+    )
+    structured = parameters()
+    structured.structured_outputs = object()
+    processor.update_state(update(added=[(0, structured, PROMPT, []), (1, parameters(), PROMPT, [])]))
+    assert stepped(processor, 2)[:, CLOSE].tolist() == [0, 1e8]
+
+
+# -- levels
+
+
+class Server:
+    """An ASGI application that keeps the bodies of its requests."""
+
+    def __init__(self, folder, defaults=None):
+        self.state = SimpleNamespace(
+            vllm_config=SimpleNamespace(
+                model_config=SimpleNamespace(model=str(folder), revision=None),
+                additional_config={"satisfice": defaults or {}},
+            )
+        )
+        self.bodies = []
+        self.middleware = Levels(self)
+
+    async def __call__(self, scope, receive, send):
+        message = await receive()
+        assert dict(scope["headers"])[b"content-length"] == str(len(message["body"])).encode()
+        self.bodies.append(message["body"])
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    def post(self, body, path="/v1/chat/completions"):
+        raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+        half = len(raw) // 2
+        pieces = [raw[:half], raw[half:]] if path.endswith("chat/completions") else [raw]
+        incoming = [{"type": "http.request", "body": piece, "more_body": True} for piece in pieces]
+        incoming[-1]["more_body"] = False
+        sent = []
+
+        async def receive():
+            return incoming.pop(0)
+
+        async def send(message):
+            sent.append(message)
+
+        scope = {
+            "type": "http", "method": "POST", "path": path, "app": self,
+            "headers": [(b"content-length", str(len(raw)).encode())],
+        }  # fmt: skip
+        asyncio.run(self.middleware(scope, receive, send))
+        if sent[0]["status"] == 200:
+            return self.bodies[-1]
+        return json.loads(sent[1]["body"])["error"]["message"]
+
+
+@pytest.fixture
+def trained(tmp_path):
+    write_levels(tmp_path, {"short": "Think briefly.", "long": "Think at length."})
+    return tmp_path
+
+
+def test_a_level_becomes_the_instruction_behind_the_question(trained):
+    messages = [{"role": "system", "content": "s"}, {"role": "user", "content": "12?"}]
+    body = {"messages": messages, "vllm_xargs": {"thinking_level": "short", "thinking_bias": 1}, "stream": True}
+    found = json.loads(Server(trained).post(body))
+    assert found["messages"] == [messages[0], {"role": "user", "content": "12?\n\nThink briefly."}]
+    assert found["vllm_xargs"] == {"thinking_bias": 1}
+    assert found["stream"] is True
+
+    parts = [{"type": "text", "text": "12?"}, {"type": "image_url", "image_url": {"url": "u"}}]
+    body = {"messages": [{"role": "user", "content": parts}], "vllm_xargs": {"thinking_level": "long"}}
+    (message,) = json.loads(Server(trained).post(body))["messages"]
+    assert message["content"] == [{"type": "text", "text": "12?\n\nThink at length."}, parts[1]]
+
+
+def test_a_level_may_be_the_servers_default(trained):
+    server = Server(trained, {"thinking_level": "short"})
+    messages = [{"role": "user", "content": "12?"}]
+    assert json.loads(server.post({"messages": messages}))["messages"][0]["content"].endswith("Think briefly.")
+    asked = {"messages": messages, "vllm_xargs": {"thinking_level": "long"}}
+    assert json.loads(server.post(asked))["messages"][0]["content"].endswith("at length.")
+
+
+def test_other_requests_pass_through_untouched(trained):
+    server = Server(trained, {"thinking_level": "short"})
+    body = b'{"prompt": "12?",   "vllm_xargs": {"thinking_level": "short"}}'
+    assert server.post(body, "/v1/completions") == body
+    for body in (b"{", b"[]", b'{"vllm_xargs": 7}'):  # vLLM says what is wrong
+        assert Server(trained).post(body) == body
+
+
+def test_a_level_that_cannot_be_obeyed_is_refused(trained, tmp_path_factory):
+    messages = [{"role": "user", "content": "12?"}]
+
+    def ask(folder, level, messages=messages):
+        return Server(folder).post({"messages": messages, "vllm_xargs": {"thinking_level": level}})
+
+    assert "use one of short, medium, long" in ask(trained, "tiny")
+    assert "use one of" in ask(trained, ["short"])
+    assert "was not trained on levels" in ask(trained, "medium")
+    assert "no satisfice.json" in ask(tmp_path_factory.mktemp("plain"), "short")
+    assert "needs a message of the user" in ask(trained, "short", [{"role": "system", "content": "s"}])
