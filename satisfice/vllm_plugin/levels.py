@@ -14,7 +14,7 @@ from typing import Any
 
 from satisfice.engines.checkpoint import levels
 from satisfice.levels import LEVELS, with_instruction
-from satisfice.vllm_plugin.options import LEVEL, OptionError, read_defaults
+from satisfice.vllm_plugin.options import LEVEL, OptionError, frees, read_defaults
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -66,9 +66,11 @@ class Levels:
         try:
             request = json.loads(body)
             given = request.get("vllm_xargs") or {}
-            level = given.pop(LEVEL, self._default)
+            level = given.pop(LEVEL, None)
         except (ValueError, AttributeError, TypeError):
             return body  # vLLM says what is wrong with it
+        if level is None and not frees(given):
+            level = self._default
         if level is None:
             return body
         if level not in LEVELS:

@@ -156,7 +156,7 @@ def read_options(extra_args: Mapping[str, Any] | None, defaults: Mapping[str, An
                 f"{LEVEL} is an instruction in the prompt, which only the middleware can write: start the server with "
                 "--middleware satisfice.vllm_plugin.Levels and ask at /v1/chat/completions"
             )
-        if given.get(IGNORE_DEFAULTS, 1) in (0, "0", "false"):
+        if frees(given):
             defaults = {}
     inherited = {key: value for key, value in defaults.items() if key in Options.model_fields}
     if not asked and not inherited:
@@ -164,6 +164,18 @@ def read_options(extra_args: Mapping[str, Any] | None, defaults: Mapping[str, An
     if "max_thinking_tokens" in asked:  # a ramp belongs to the cap it was set for
         inherited = {key: inherited[key] for key in inherited.keys() - {"soft_thinking_tokens", "ramp_bias"}}
     return _checked({**inherited, **asked}, "vllm_xargs")
+
+
+def frees(extra_args: Mapping[str, Any]) -> bool:
+    """Whether a request wants none of the server's defaults.
+
+    Raises:
+        OptionError: it cannot be told.
+    """
+    value = extra_args.get(IGNORE_DEFAULTS, 1)
+    if value not in (0, 1, "0", "1", "false", "true"):
+        raise OptionError(f"{IGNORE_DEFAULTS} is {value!r}; use 0 for a request without the server's defaults")
+    return value in (0, "0", "false")
 
 
 def _checked(values: Mapping[str, Any], where: str) -> Options:

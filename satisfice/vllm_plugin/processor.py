@@ -6,6 +6,7 @@ every class they find under the entry point, and V2 refuses to start with one th
 has both.
 """
 
+import itertools
 import logging
 import sys
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ from satisfice.intervention.controls import ThinkingBudget
 from satisfice.thinking import FAMILIES, ThinkingFormat, UnknownThinkingFormat
 from satisfice.vllm_plugin.options import (
     OptionError,
+    Options,
     check_against_model,
     check_sent,
     read_defaults,
@@ -219,7 +221,7 @@ def _served_at_the_door() -> Served | None:
     return None
 
 
-def _sent(parameters: Any, markers: Markers | None) -> Control | None:
+def _sent(parameters: Any, markers: Markers) -> Control | None:
     """The control that a request brings along, None where it brings none.
 
     Raises:
@@ -230,8 +232,7 @@ def _sent(parameters: Any, markers: Markers | None) -> Control | None:
         return None
     try:
         control = decode_control(str(text))
-        if markers is not None:
-            check_sent(control, markers)
+        check_sent(control, markers)
         if parameters.structured_outputs is not None and isinstance(control, ThinkingBudget):
             raise OptionError("it writes tokens of its own, for which a structured output has no place")
     except ValueError as error:
@@ -240,21 +241,21 @@ def _sent(parameters: Any, markers: Markers | None) -> Control | None:
 
 
 def _check(parameters: Any) -> None:
-    own = read_options(parameters.extra_args, {})
-    if CONTROL in (parameters.extra_args or {}):
-        if own is not None:
-            raise OptionError(f"{CONTROL} takes the place of all other keys of satisfice; leave them out")
-        served = _served_at_the_door()
-        _sent(parameters, None if served is None else served.markers)
-        if served is not None and served.markers is None:
-            raise OptionError(served.why_not)
+    given = parameters.extra_args
+    if not given:
         return
-    served = _served_at_the_door() if own is not None else None
-    if own is None or served is None:
+    served = _served_at_the_door()
+    options = read_options(given, {} if served is None else served.defaults)
+    asks = not Options.model_fields.keys().isdisjoint(given)
+    if CONTROL in given and asks:
+        raise OptionError(f"{CONTROL} takes the place of all other keys of satisfice; leave them out")
+    if served is None or not (CONTROL in given or asks):
         return
     if served.markers is None:
         raise OptionError(served.why_not)
-    options = read_options(parameters.extra_args, served.defaults)
+    if CONTROL in given:
+        _sent(parameters, served.markers)
+        return
     assert options is not None
     if parameters.structured_outputs is not None and options.writes:
         raise OptionError(
@@ -262,7 +263,7 @@ def _check(parameters: Any) -> None:
             "structured output has no place; use thinking_temperature or thinking_bias, or vLLM's "
             "thinking_token_budget"
         )
-    check_against_model(options, served.markers, None if own.answer_tokens is None else parameters.max_tokens)
+    check_against_model(options, served.markers, parameters.max_tokens if "answer_tokens" in given else None)
 
 
 # -- the processor
@@ -301,10 +302,11 @@ class ThinkingControls(V1Processor, V2Processor):
         on_cpu = self._served.markers
         markers = Markers(on_cpu.thinking_format, on_cpu.tokenizer, on_cpu.vocabulary_size, device)
         self._table = ControlTable(markers, requests + 1)
-        # V1: requests by row, free slots, and the slots of all rows as they are now.
+        # V1: requests by row, free slots, and the slots of all rows, and of those with requests, as they are now.
         self._rows: dict[int, _Row] = {}
         self._free = list(range(requests, NOBODY, -1))
         self._slots: torch.Tensor | None = None
+        self._controlled_slots: torch.Tensor | None = None
         # V2: slots are vLLM's own, one higher; and the position of the last token that was taken note of.
         self._new: dict[int, Any] = {}
         self._controlled = torch.zeros(requests, dtype=torch.bool).numpy()
@@ -327,8 +329,9 @@ class ThinkingControls(V1Processor, V2Processor):
             self._leave(row)
         for row, parameters, prompt_ids, output_ids in batch_update.added:
             self._leave(row)
-            if self._admit(self._free[-1], parameters, prompt_ids):
-                self._rows[row] = _Row(self._free.pop(), output_ids)
+            written = list(itertools.takewhile(lambda token: token >= 0, output_ids))
+            if self._admit(self._free[-1], parameters, prompt_ids, written):
+                self._rows[row] = _Row(self._free.pop(), output_ids, len(written))
         for origin, target, direction in batch_update.moved:
             moving, other = self._rows.pop(origin, None), self._rows.pop(target, None)
             if moving is not None:
@@ -337,7 +340,7 @@ class ThinkingControls(V1Processor, V2Processor):
                 self._rows[origin] = other
             elif other is not None:
                 self._free_slot(other)
-        self._slots = None
+        self._slots = self._controlled_slots = None
 
     def _leave(self, row: int) -> None:
         if (request := self._rows.pop(row, None)) is not None:
@@ -352,17 +355,24 @@ class ThinkingControls(V1Processor, V2Processor):
         if self._table is None or not self._rows:
             return logits
         device = self._table.markers.device
-        # Usually one token a request; several where it comes back after an interruption.
-        while behind := [row for row in self._rows.values() if _next_token(row) is not None]:
-            pairs = torch.tensor([(row.output_ids[row.seen], row.slot) for row in behind]).to(device)
-            self._table.observe(pairs[:, 0], pairs[:, 1])
+        # One token a request; several where some were placeholders before.
+        while behind := [
+            row for row in self._rows.values() if row.seen < len(row.output_ids) and row.output_ids[row.seen] >= 0
+        ]:
+            tokens = torch.tensor([row.output_ids[row.seen] for row in behind]).to(device)
             for row in behind:
                 row.seen += 1
+            if self._controlled_slots is None or len(behind) < len(self._rows):
+                slots = torch.tensor([row.slot for row in behind]).to(device)
+                self._controlled_slots = slots if len(behind) == len(self._rows) else None
+            else:
+                slots = self._controlled_slots
+            self._table.observe(tokens, slots)
         if self._slots is None or len(self._slots) != len(logits):
-            slots = [NOBODY] * len(logits)
+            by_row = [NOBODY] * len(logits)
             for index, row in self._rows.items():
-                slots[index] = row.slot
-            self._slots = torch.tensor(slots).to(device)
+                by_row[index] = row.slot
+            self._slots = torch.tensor(by_row).to(device)
         self._table.apply(logits, self._slots)
         return logits
 
@@ -374,7 +384,7 @@ class ThinkingControls(V1Processor, V2Processor):
             return False
         asked = sampling_params.extra_args
         wanted = CONTROL in (asked or {}) or read_options(asked, self._served.defaults) is not None
-        self._table.release(req_idx + 1)
+        self._table.admit(req_idx + 1, [])
         self._controlled[req_idx] = wanted
         self._new.pop(req_idx, None)
         if wanted:
@@ -412,11 +422,12 @@ class ThinkingControls(V1Processor, V2Processor):
         assert self._table is not None
         try:
             controls = self._served.controls(parameters, prompt_ids)
-            self._table.admit(slot, controls, written)
+            if controls:
+                self._table.admit(slot, controls, written)
             return bool(controls)
         except Exception:  # every request was checked at the door; whatever slipped through must not end the others
             logger.exception("satisfice leaves a request alone that it cannot control: %s", parameters.extra_args)
-            self._table.release(slot)
+            self._table.admit(slot, [])
             return False
 
     def apply(self, logits: torch.Tensor, step: Any = None) -> torch.Tensor:
@@ -431,11 +442,3 @@ class InstalledThinkingControls(ThinkingControls):
         if _named(vllm_config):
             return Served("the server names its processor itself", {})
         return super()._decide(vllm_config)
-
-
-def _next_token(row: _Row) -> int | None:
-    """The next token to take note of, if it is known."""
-    if row.seen >= len(row.output_ids):
-        return None
-    token = row.output_ids[row.seen]
-    return token if token >= 0 else None

@@ -15,7 +15,7 @@ class ControlTable:
     """Requests by slot: which controls each of them has, and one batch for every class of control.
 
     A step runs over all rows of the model's output, those without controls under the slot `NOBODY`, so that nothing
-    is copied out of the logits and back.
+    is copied out of the logits and back. A request that has no control of a class has one that changes nothing.
 
     Attributes:
         markers: the model's thinking format.
@@ -26,48 +26,54 @@ class ControlTable:
         self.markers = markers
         self.slots = slots
         self._batches: dict[type[Control], ControlBatch] = {}
-        self._lanes: dict[type[Control], torch.Tensor] = {}
         self._users: dict[type[Control], set[int]] = {}
+        self._left: dict[type[Control], set[int]] = {}
+        self._live: list[ControlBatch] = []
 
     def admit(self, slot: int, controls: Sequence[Control], written: Sequence[int] = ()) -> None:
         """Give `slot` to a request.
 
         Args:
             slot: a free one, or one whose request has left.
-            controls: at most one of a class.
+            controls: at most one of a class; none for a request that is only not to have those of the slot's last one.
             written: the tokens that the request's response begins with, where it was interrupted.
         """
         self.release(slot)
-        here = torch.tensor([slot], device=self.markers.device)
         for control in controls:
             kind = type(control)
             if kind not in self._batches:
                 self._batches[kind] = control.batch(self.markers, self.slots)
-                self._lanes[kind] = torch.full((self.slots,), NOBODY, device=self.markers.device)
-                self._users[kind] = set()
-            self._batches[kind].admit(slot, control)
-            self._lanes[kind][slot] = slot
+                self._users[kind], self._left[kind] = set(), set()
             self._users[kind].add(slot)
-            for token in written:
-                self._batches[kind].observe(torch.tensor([token], device=self.markers.device), here)
+            self._left[kind].discard(slot)
+            self._batches[kind].admit(slot, control)
+            if written:
+                self._batches[kind].resume(slot, written)
+        for kind, left in self._left.items():
+            if slot in left:
+                self._batches[kind].admit(slot, kind())
+                left.discard(slot)
+        self._find_live()
 
     def release(self, slot: int) -> None:
-        """Take `slot` back from its request, if it has one."""
+        """Take `slot` back from its request, if it has one; no row may have the slot until it is given away again."""
         for kind, users in self._users.items():
             if slot in users:
                 users.discard(slot)
-                self._lanes[kind][slot] = NOBODY
+                self._left[kind].add(slot)
+        self._find_live()
 
     def observe(self, tokens: torch.Tensor, slots: torch.Tensor) -> None:
         """Take note of the tokens that were chosen; (B,) int64 each."""
-        for kind in self._live():
-            self._batches[kind].observe(tokens, self._lanes[kind][slots])
+        for batch in self._live:
+            batch.observe(tokens, slots)
 
     def apply(self, logits: torch.Tensor, slots: torch.Tensor) -> None:
         """Edit logits in place; (B, V) and (B,) int64."""
-        for kind in self._live():
-            self._batches[kind].apply(logits, self._lanes[kind][slots])
+        for batch in self._live:
+            batch.apply(logits, slots)
 
-    def _live(self) -> list[type[Control]]:
+    def _find_live(self) -> None:
         # What is forced comes last, so that nothing else touches it.
-        return sorted((kind for kind, users in self._users.items() if users), key=lambda kind: kind is ThinkingBudget)
+        kinds = sorted((kind for kind, users in self._users.items() if users), key=lambda kind: kind is ThinkingBudget)
+        self._live = [self._batches[kind] for kind in kinds]

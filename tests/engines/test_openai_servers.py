@@ -29,6 +29,7 @@ from satisfice.problems import Problem, load_problems
 from satisfice.thinking import ThinkingFormat, decode
 
 ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.timeout(900)  # the first test waits for a server
 
 
 class Served:
@@ -280,3 +281,27 @@ async def test_greedy_answers_are_those_of_the_transformers_engine(served, engin
         assert trace.prompt_ids == other.prompt_ids
     embedded.close()
     assert same >= 9  # float noise decides a near tie now and then
+
+
+@pytest.mark.vllm
+@pytest.mark.parametrize("served", [pytest.param(_vllm, marks=pytest.mark.vllm)], indirect=True, ids=["vllm"])
+@pytest.mark.parametrize("spelled", ["temperature-scaling:t=0.3", "temperature-scaling:mode=bias,bias=10", "no-wait"])
+async def test_controls_travel_to_the_plugin_and_do_what_they_do_here(spelled, served, engine):
+    from satisfice.engines.transformers import TransformersEngine
+
+    embedded = TransformersEngine.load("lab")
+    method = parse_method(spelled)
+    method.check(engine)
+    sampling = replace(GREEDY, max_tokens=300)
+    same, changed = 0, 0
+    for problem in load_problems("lab:test", limit=10).problems:
+        trace, other, plain = [
+            await which.solve(where, problem, sampling)
+            for which, where in ((method, engine), (method, embedded), (parse_method("plain"), embedded))
+        ]
+        assert trace.error is None
+        same += trace.response_ids == other.response_ids
+        changed += trace.response_ids != plain.response_ids
+    embedded.close()
+    assert same >= 9
+    assert changed >= 9

@@ -68,7 +68,6 @@ def test_the_cap_writes_what_budget_forcing_would_and_lets_go(thinking, cue):
         writer.step(ids("12")[0])
     forced = thinking.forced_close(LAB, "12", cue)
     assert [writer.step(ids("12")[0]) for _ in forced] == forced
-    assert writer.batch.closing[2]
     assert [writer.step(token) for token in ids("Wait 7.")] == ids("Wait 7.")  # nothing is forced any more
 
 
@@ -141,7 +140,7 @@ def test_an_ending_gives_its_logit_to_the_word_that_replaces_it():
     writer.batch.apply(logits, torch.tensor([2]))
     assert (logits[0, close], logits[0, wait]) == (-torch.inf, 2.0)
     writer.batch.observe(torch.tensor([wait]), torch.tensor([2]))
-    assert writer.batch.endings[2] == 1
+    assert writer.batch.waiting[2, 0] == 1
 
 
 def test_the_ramp_rises_in_a_line_and_stays():
@@ -170,6 +169,19 @@ def test_the_next_request_of_a_slot_begins_anew():
     assert writer.write("So 7. So 7.</think>7") == "So 7. So 7.</think>7"
 
 
+def test_what_a_slots_last_request_had_does_not_come_back_with_that_of_another_slot():
+    wishes = {"most": 9, "ramp_start": 0, "ramp_bias": 9.0, "endings": 1, "end_ids": (EOS,)}
+    batch = budget().batch(Markers(TAGS, LAB, len(LAB)), SLOTS)
+    batch.admit(2, budget(**wishes))
+    batch.admit(2, budget())
+    batch.admit(1, budget(**wishes))
+    batch.observe(torch.tensor(ids("12")[:1] * 2), torch.tensor([1, 2]))
+    logits = torch.zeros((2, len(LAB)))
+    batch.apply(logits, torch.tensor([1, 2]))
+    assert logits[0].any()
+    assert not logits[1].any()
+
+
 def test_slots_of_nobody_change_nothing():
     controls = [
         budget(most=2, cue="7", endings=1, ramp_start=0, ramp_bias=3.0, end_ids=(EOS,)),
@@ -194,6 +206,31 @@ def test_slots_of_nobody_change_nothing():
 @reproducible
 @given(
     st.sampled_from(FORMATS),
+    st.lists(st.sampled_from(ids("<think></think>So Wait.Final Answer: 12\n")), max_size=30),
+    st.builds(dict, most=st.none() | st.integers(0, 12), endings=st.integers(0, 2), cue=st.sampled_from(["", "So 7."])),
+    st.integers(0, 30),
+    st.booleans(),
+)
+def test_many_tokens_at_once_are_taken_note_of_as_one_by_one(thinking, tokens, values, cut, inside):
+    automaton = thinking.automaton(LAB)
+    state = automaton.thinking_state if inside else 0
+    control = ThinkingBudget(state=state, wait="But wait, let me check.", **values)
+    batches = [control.batch(Markers(thinking, LAB, len(LAB)), SLOTS) for _ in range(2)]
+    for batch in batches:
+        batch.admit(1, budget(thinking, most=3, endings=1))
+        batch.admit(2, control)
+    slots = torch.tensor([2])
+    for token in tokens:
+        batches[0].observe(torch.tensor([token]), slots)
+    batches[1].resume(2, tokens[:cut])
+    batches[1].resume(2, tokens[cut:])
+    assert torch.equal(batches[0].now, batches[1].now)
+    assert torch.equal(batches[0].waiting, batches[1].waiting)
+
+
+@reproducible
+@given(
+    st.sampled_from(FORMATS),
     st.lists(st.sampled_from(ids("So Wait.Final Answer: 12\n")), max_size=10),
     st.integers(0, 8),
     st.integers(0, 14),
@@ -205,8 +242,7 @@ def test_a_request_that_was_interrupted_goes_on_as_if_it_had_not_been(thinking, 
     for place, token in enumerate(wanted):
         if place == interruption:
             interrupted.batch.admit(2, control)
-            for token_again in interrupted.written:
-                interrupted.batch.observe(torch.tensor([token_again]), torch.tensor([2]))
+            interrupted.batch.resume(2, interrupted.written)
         whole.step(token)
         interrupted.step(token)
     assert interrupted.written == whole.written

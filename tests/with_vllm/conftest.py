@@ -21,6 +21,7 @@ def server(model, tmp_path_factory):
     log = tmp_path_factory.mktemp("server") / "log.txt"
     running = Server(
         model, log, "--max-model-len", "500", "--max-num-seqs", "16", "--max-num-batched-tokens", "64",
+        "--block-size", "32", "--num-gpu-blocks-override", "20",  # room for one long response
         "--enable-prompt-tokens-details", "--middleware", "satisfice.vllm_plugin.Levels",
     )  # fmt: skip
     running.wait()

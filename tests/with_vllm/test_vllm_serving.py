@@ -6,7 +6,7 @@ import urllib.request
 import pytest
 from with_vllm.server import QUESTIONS
 
-pytestmark = pytest.mark.vllm
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(900)]
 
 
 def thinking(text):
