@@ -5,10 +5,11 @@ BIN := $(VENV)/bin
 # Tiny models are fastest with one thread a process, and two multi-threaded processes slow each other down.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-marked test-llamacpp test-vllm lint format curve clean
+.PHONY: demo test test-marked test-llamacpp test-vllm test-vllm-fast test-ray lint format curve clean
 
 demo: $(VENV)/installed  ## install, run the main job on the embedded default, print the table, write the report
 	$(BIN)/satisfice compare lab --out runs/demo
+	$(BIN)/satisfice compare lab-tldr --baseline runs/demo --out runs/demo-tldr
 
 test: $(VENV)/installed-test  ## the default suite: fast and deterministic
 	$(BIN)/python -m pytest
@@ -27,6 +28,13 @@ test-vllm: .venv-vllm/installed $(VENV)/installed-test  ## the vllm engine, the 
 	.venv-vllm/bin/python -m pytest -m vllm tests/with_vllm
 	$(BIN)/python -m pytest -m vllm tests/engines
 
+test-vllm-fast: .venv-vllm/installed  ## of these, the plugin in both of vLLM's runners and in its server
+	.venv-vllm/bin/python -m pytest -m vllm tests/with_vllm/test_vllm_runners.py tests/with_vllm/test_vllm_serving.py
+
+test-ray: $(VENV)/installed-test  ## two workers on this machine, one of which is killed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[ray,test]'
+	$(BIN)/python -m pytest -m ray
+
 lint: $(VENV)/installed-lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -39,10 +47,10 @@ format: $(VENV)/installed-lint
 curve: $(VENV)/installed  ## the accuracy-cost curves of docs/results/lab.md
 	$(BIN)/satisfice compare lab --limit 500 --out runs/curve --methods plain no-thinking \
 	  temperature-scaling:t=0.95 temperature-scaling:t=0.9 temperature-scaling:t=0.85 temperature-scaling:t=0.8 \
-	  temperature-scaling:t=0.75 temperature-scaling:t=0.7 temperature-scaling:t=0.6 temperature-scaling:t=0.5 \
-	  budget-forcing:max_thinking=40 budget-forcing:max_thinking=60 budget-forcing:max_thinking=80 \
-	  budget-forcing:max_thinking=100 budget-forcing:max_thinking=120 budget-forcing:max_thinking=160 \
-	  budget-forcing:max_thinking=200 budget-forcing:max_thinking=260
+	  temperature-scaling:t=0.7 temperature-scaling:t=0.6 temperature-scaling:t=0.5 temperature-scaling:t=0.4 \
+	  temperature-scaling:t=0.3 budget-forcing:max_thinking=40 budget-forcing:max_thinking=60 \
+	  budget-forcing:max_thinking=80 budget-forcing:max_thinking=100 budget-forcing:max_thinking=120 \
+	  budget-forcing:max_thinking=160 budget-forcing:max_thinking=200 budget-forcing:max_thinking=260
 
 clean:
 	rm -rf $(VENV) .venv-vllm build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

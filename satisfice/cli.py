@@ -8,9 +8,11 @@ import re
 import shlex
 import sys
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -106,7 +108,7 @@ Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; a GPU 
 Threads = Annotated[int | None, typer.Option(help="CPU threads of the model; 1 is fastest for tiny ones.")]
 Baseline = Annotated[
     Path | None,
-    typer.Option(help="Another run folder, of another model on the same problems, to compare with: its baseline."),
+    typer.Option(help="Another run folder, of another model on the same problems, to compare with."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="For programs.")]
 
@@ -143,7 +145,19 @@ def compare(
     skip_bad: SkipBad = False,
     thinking_format: ThinkingOption = None,
     companion: Companions = None,
-    engine_name: EngineName = "transformers",
+    engine_name: Annotated[
+        str, typer.Option("--engine", help="transformers, vllm, openai, which asks a server, or ray: many workers.")
+    ] = "transformers",
+    workers: Annotated[int | None, typer.Option(min=1, help="With --engine ray: how many; 2 unless set.")] = None,
+    worker_engine: Annotated[
+        str | None, typer.Option(help="With --engine ray: what each worker holds; transformers, vllm or openai.")
+    ] = None,
+    gpus_per_worker: Annotated[
+        float | None, typer.Option(min=0, help="With --engine ray: 1 where there are any, unless set.")
+    ] = None,
+    ray_address: Annotated[
+        str | None, typer.Option(help="Of a Ray cluster; RAY_ADDRESS unless set, else this machine alone.")
+    ] = None,
     base_url: BaseUrl = None,
     tokenizer: Tokenizer = None,
     api_key_env: ApiKeyEnv = None,
@@ -154,25 +168,30 @@ def compare(
     threads: Threads = None,
     max_batch: Annotated[int, typer.Option(min=1, help="Sequences that run at once at most.")] = 64,
     max_batch_tokens: Annotated[int | None, typer.Option(min=1, help="Bounds the memory of running sequences.")] = None,
-    concurrency: Annotated[int | None, typer.Option(min=1, help="Problems under way at once.")] = None,
+    concurrency: Annotated[int | None, typer.Option(min=1, help="Problems under way at once; in each worker.")] = None,
     counting: Counting = "retained",
+    baseline: Baseline = None,
 ) -> None:
     """Run methods over problems; print the table, write the report. Run it again to resume."""
     from satisfice.experiment import ALL, Experiment, check, every_method, methods_from
-    from satisfice.lab import DEMO_METHODS
+    from satisfice.lab import DEMO_METHODS, SHIPPED
     from satisfice.problems.problem import usual_instruction
-    from satisfice.run_folder import RunFolder
+    from satisfice.run_folder import RunFolder, against, read_run
 
-    problems = problems or ("lab:test" if model == "lab" else None)
-    spelled = methods or (list(DEMO_METHODS) if model == "lab" else ["plain", "temperature-scaling"])
+    problems = problems or ("lab:test" if model in SHIPPED else None)
+    spelled = methods or list(DEMO_METHODS.get(model, ("plain", "temperature-scaling")))
     companions = _companions(companion, methods_from(spelled))
     problem_set = _problem_set(problems, limit, split, column, grader, skip_bad, seed)
     server = {"base_url": base_url, "tokenizer": tokenizer, "api_key_env": api_key_env}
-    with _opened(
+    where = {
+        "workers": workers, "worker_engine": worker_engine, "gpus_per_worker": gpus_per_worker,
+        "ray_address": ray_address,
+    }  # fmt: skip
+    with _opened_to_run(
         model, thinking_format, companions, engine_name, **server, requests_per_minute=requests_per_minute,
         gguf_file=gguf_file, dtype=dtype, device=device, threads=threads, max_batch=max_batch,
-        max_batch_tokens=max_batch_tokens,
-    ) as engine:  # fmt: skip
+        max_batch_tokens=max_batch_tokens, **where,
+    ) as (engine, run):  # fmt: skip
         every, left_out = every_method(model, engine)
         if ALL in spelled and left_out:
             errors.print(f"left out of all: {'; '.join(left_out)}", style="yellow", highlight=False, soft_wrap=True)
@@ -190,23 +209,24 @@ def compare(
         with RunFolder.create_or_open(folder, experiment.configuration(engine, command)) as run_folder:
             for warning in run_folder.warnings:
                 errors.print(f"warning: {warning}", style="yellow", highlight=False)
-            _run(engine, experiment, run_folder)
+            if baseline is not None:
+                against(read_run(folder), read_run(baseline))  # What cannot be paired is refused before it is run.
+            _run(run, experiment, run_folder)
             _summarise(run_folder, counting)
-    _print_summary(folder, counting)
+    _print_summary(folder, counting, baseline)
     from satisfice.report import report as write_report
 
-    page = write_report(folder, format="html", convention=counting)
+    page = write_report(folder, format="html", convention=counting, baseline=baseline)
     console.print(f"\nreport  {page}", highlight=False)
 
 
-def _run(engine: Any, experiment: Any, run_folder: Any) -> None:
+def _run(run: Any, experiment: Any, run_folder: Any) -> None:
     """The run with a bar for each method; Ctrl-C leaves a folder that can be resumed."""
-    from satisfice.experiment import run
     from satisfice.problems import GraderPool
 
     try:
         with _bars() as progress, GraderPool() as graders:
-            asyncio.run(run(engine, experiment, run_folder, graders, progress))
+            asyncio.run(run(experiment, run_folder, graders, progress))
     except KeyboardInterrupt:
         errors.print(
             f"\ninterrupted: {len(run_folder.done())} finished traces are in {run_folder.path}; "
@@ -233,16 +253,14 @@ def _bars() -> Iterator[Any]:
         TimeRemainingColumn(),
         console=errors,
     )
-    task: TaskID | None = None
-    counts = {"traces": 0, "tokens": 0, "correct": 0, "errors": 0}
+    tasks: dict[str, tuple[TaskID, Counter[str]]] = {}
 
     def begin(method: str, total: int, done: int) -> None:
-        nonlocal task
-        counts.update(dict.fromkeys(counts, 0))
-        task = bars.add_task(method, total=total, completed=done, rates="")
+        tasks[method] = bars.add_task(method, total=total, completed=done, rates=""), Counter()
 
     def advance(trace: Trace) -> None:
-        assert task is not None
+        # Calibration begins what it measures under names of its own, one after another.
+        task, counts = tasks.get(trace.method) or tasks[next(reversed(tasks))]
         counts["traces"] += 1
         counts["tokens"] += trace.cost.total_tokens
         counts["correct"] += trace.correct
@@ -503,11 +521,12 @@ def calibrate(
     from satisfice.calibration import calibrate as find
     from satisfice.calibration import uncalibrated
     from satisfice.experiment import Experiment
+    from satisfice.lab import SHIPPED
     from satisfice.problems import GraderPool
     from satisfice.problems.problem import usual_instruction
 
     open_ended = uncalibrated(method)
-    problems = problems or ("lab:calibration" if model == "lab" else None)
+    problems = problems or ("lab:calibration" if model in SHIPPED else None)
     problem_set = _problem_set(problems, limit, split, column, grader, skip_bad, seed)
     server = {"base_url": base_url, "tokenizer": tokenizer, "api_key_env": api_key_env}
     with _opened(
@@ -706,15 +725,10 @@ def lab_findings(
     from satisfice.lab.findings import measure
     from satisfice.problems import load_problems
 
-    engine = _load(model, None)
-    sampling = engine.default_sampling
-    if temperature is not None:
-        sampling = replace(sampling, temperature=temperature)
     assert problems is not None
-    try:
+    with _opened(model, None, {}) as engine:
+        sampling = _sampling(engine, temperature=temperature)
         findings = asyncio.run(measure(engine, load_problems(problems, limit=limit), sampling, seed))
-    finally:
-        engine.close()
     print(
         json.dumps(findings, indent=2) if as_json else "\n".join(f"{key}: {value}" for key, value in findings.items())
     )
@@ -732,34 +746,42 @@ def _opened(
     **options: Any,
 ) -> Iterator[Any]:
     """The engine of a model with its companions attached; all are closed at the end, whatever happens."""
+    from satisfice.engines.loading import opened_engine
+
     with ExitStack() as opened:
-        engine = _load(model, thinking_format, engine_name, **options)
-        opened.callback(engine.close)
-        attached = {}
-        for name, other in companions.items():
-            attached[name] = _load_companion(other, engine_name, **{**options, "gguf_file": None, "tokenizer": None})
-            opened.callback(attached[name].close)
-        engine.companions = attached
+        with errors.status(f"loading {model}"):
+            engine = opened.enter_context(
+                opened_engine(engine_name, model, thinking=_thinking(thinking_format), companions=companions, **options)
+            )
         yield engine
 
 
-def _load(model: str, thinking_format: str | None, engine_name: str = "transformers", **options: Any) -> Any:
-    from satisfice.engines.loading import load_engine
+@contextmanager
+def _opened_to_run(
+    model: str, thinking_format: str | None, companions: dict[str, str], engine_name: str, **options: Any
+) -> Iterator[tuple[Any, Any]]:
+    """An engine, and what runs an experiment on it: in this process, or on the workers that hold it."""
+    if engine_name != "ray":
+        from satisfice.experiment import run
+
+        with _opened(model, thinking_format, companions, engine_name, **options) as engine:
+            yield engine, partial(run, engine)
+        return
+    from satisfice.scale_out import ray_workers
+
+    given = {name: value for name, value in options.items() if value is not None}
+    with ExitStack() as opened:
+        with errors.status(f"starting Ray; a worker loads {model}"):
+            workers = opened.enter_context(
+                ray_workers(model, thinking=_thinking(thinking_format), companions=companions, **given)
+            )
+        yield workers.engine, workers.run
+
+
+def _thinking(spelled: str | None) -> Any:
     from satisfice.thinking import ThinkingFormat
 
-    thinking = ThinkingFormat.parse(thinking_format) if thinking_format else None
-    with errors.status(f"loading {model}"):
-        return load_engine(engine_name, model, thinking=thinking, **options)
-
-
-def _load_companion(model: str, engine_name: str = "transformers", **options: Any) -> Any:
-    """A companion is most often an instruct model, and need not know how to think."""
-    from satisfice.thinking import UnknownThinkingFormat
-
-    try:
-        return _load(model, None, engine_name, **options)
-    except UnknownThinkingFormat:
-        return _load(model, "<think>,</think>", engine_name, **options)
+    return ThinkingFormat.parse(spelled) if spelled else None
 
 
 def _require_train() -> None:
@@ -865,6 +887,7 @@ def _spread(arguments: Sequence[str]) -> list[str]:
 def main() -> None:
     """Entry point: every expected mistake becomes one sentence and a non-zero exit."""
     logging.getLogger("transformers").setLevel(logging.ERROR)
+    logging.getLogger("math_verify").setLevel(logging.ERROR)  # warns of the missing time limit, which is ours
     warnings.filterwarnings("ignore", category=FutureWarning)
     arguments = sys.argv[1:]
     if arguments[:1] == ["compare"]:

@@ -19,13 +19,28 @@ from typing import Any
 from satisfice.engines.base import Engine, EngineError, Sampling
 from satisfice.intervention import METHODS, Method, MethodError, parse_method
 from satisfice.intervention.method import together
-from satisfice.lab import ALL_METHODS
+from satisfice.lab import ALL_METHODS, SHIPPED
 from satisfice.problems import GraderPool, Problem, ProblemSet
-from satisfice.run_folder import RunFolder
+from satisfice.run_folder import Key, RunFolder
 from satisfice.trace import Grade, Trace
 
 ALL = "all"
 """Stands for every method, see `every_method`."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One response to be had.
+
+    Attributes:
+        method: how.
+        problem: as its set has it.
+        sample: which of the responses to this problem, from 0.
+    """
+
+    method: Method
+    problem: Problem
+    sample: int
 
 
 @dataclass(frozen=True)
@@ -56,6 +71,20 @@ class Experiment:
         """A problem as the model gets it: with the instruction and the system turn."""
         question = f"{problem.prompt}\n\n{self.instruction}" if self.instruction else problem.prompt
         return replace(problem, prompt=question, system=self.system or problem.system)
+
+    def jobs(self, method: Method, done: set[Key]) -> list[Job]:
+        """What a method has left to do, in order."""
+        return [
+            Job(method, problem, sample)
+            for sample in range(self.samples)
+            for problem in self.problems.problems
+            if (str(method), problem.id, sample) not in done
+        ]
+
+    def asks(self, job: Job) -> tuple[Method, Problem, Sampling]:
+        """What `solve_safely` takes for a job."""
+        seed = sample_seed(self.seed, job.problem.id, job.sample)
+        return job.method, self.asked(job.problem), replace(self.sampling, seed=seed)
 
     def configuration(self, engine: Engine, command: str = "") -> dict[str, Any]:
         """What run.json says: everything that decides the numbers, and with which versions they were made."""
@@ -146,40 +175,36 @@ async def run(
     progress = progress or Progress()
     done = folder.done()
     for method in experiment.methods:
-        jobs = [
-            (problem, sample)
-            for sample in range(experiment.samples)
-            for problem in experiment.problems.problems
-            if (str(method), problem.id, sample) not in done
-        ]
+        jobs = experiment.jobs(method, done)
         total = experiment.samples * len(experiment.problems.problems)
         progress.begin(str(method), total, total - len(jobs))
         gate = asyncio.Semaphore(experiment.concurrency)
         # A method's own failures become traces; what is raised here comes from the folder or the grader.
-        await together(
-            *(
-                _solve_one(engine, experiment, method, problem, sample, gate, folder, graders, progress)
-                for problem, sample in jobs
-            )
-        )
+        await together(*(_solve_one(engine, experiment, job, gate, folder, graders, progress) for job in jobs))
 
 
 async def _solve_one(
     engine: Engine,
     experiment: Experiment,
-    method: Method,
-    problem: Problem,
-    sample: int,
+    job: Job,
     gate: asyncio.Semaphore,
     folder: RunFolder,
     graders: GraderPool,
     progress: Progress,
 ) -> None:
-    seed = sample_seed(experiment.seed, problem.id, sample)
     async with gate:
-        sampling = replace(experiment.sampling, seed=seed)
-        trace = await solve_safely(engine, method, experiment.asked(problem), sampling)
-    trace.prompt, trace.sample = problem.prompt, sample
+        trace = await solve_safely(engine, *experiment.asks(job))
+    await record(job, trace, folder, graders, progress)
+
+
+async def record(job: Job, trace: Trace, folder: RunFolder, graders: GraderPool, progress: Progress) -> None:
+    """Grade the trace of a job and write it down.
+
+    Raises:
+        OSError: it could not be written.
+    """
+    problem = job.problem
+    trace.prompt, trace.sample = problem.prompt, job.sample
     if trace.error is None:
         trace.grade = await graders.grade(
             grader=problem.grader,
@@ -240,7 +265,7 @@ def every_method(model: str, engine: Engine) -> tuple[list[Method], list[str]]:
         needs what this engine lacks.
     """
     methods, left_out = [], []
-    for spelled in ALL_METHODS if model == "lab" else METHODS:
+    for spelled in ALL_METHODS if model in SHIPPED else METHODS:
         try:
             method = parse_method(spelled)
             method.check(engine)

@@ -85,9 +85,10 @@ def read_run(folder: str | Path) -> Run:
 
 
 def against(run: Run, base: Run) -> Run:
-    """A run with the baseline of another one in front, as its own new baseline: a trained model against the untrained.
+    """A run with another one in front, whose baseline becomes its own: a trained model against the untrained.
 
-    The other run's baseline is called by its method and its model, "plain (transformers:lab)".
+    The other run's methods are called by their names and its model, "plain (transformers:lab)"; its baseline is the
+    first of them.
 
     Raises:
         RunFolderError: the two were not asked the same under the same conditions, so nothing can be paired.
@@ -103,10 +104,15 @@ def against(run: Run, base: Run) -> Run:
             f"{run.folder} was asked {run.config['problems']['name']} and {base.folder} "
             f"{base.config['problems']['name']}, or another number of them: only the same problems can be paired"
         )
-    method = base.config["baseline"]
-    name = f"{method} ({base.config['model']})"
-    config = {**run.config, "methods": [name, *run.config["methods"]], "baseline": name}
-    return Run(folder=run.folder, config=config, traces={name: base.traces[method], **run.traces})
+    methods = sorted(base.config["methods"], key=lambda method: bool(method != base.config["baseline"]))
+    names = {method: f"{method} ({base.config['model']})" for method in methods}
+    config = {
+        **run.config,
+        "methods": [*names.values(), *run.config["methods"]],
+        "baseline": names[base.config["baseline"]],
+    }
+    before = {name: base.traces[method] for method, name in names.items()}
+    return Run(folder=run.folder, config=config, traces={**before, **run.traces})
 
 
 class RunFolder:

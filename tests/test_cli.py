@@ -11,10 +11,9 @@ import pytest
 from intervention.scripted import ScriptedEngine
 
 from satisfice import cli
-from satisfice.engines.base import EngineError
+from satisfice.engines import loading
 from satisfice.intervention import METHODS, parse_method
 from satisfice.lab import ALL_METHODS
-from satisfice.thinking import UnknownThinkingFormat
 
 QUESTION = "Start with 10. Steps in the order of their letters: c) +5, d) *3. What is the result?"
 
@@ -159,7 +158,7 @@ def test_all_runs_every_method_on_the_lab_and_takes_more_beside_it(here, tmp_pat
 
 
 def test_for_another_model_all_names_what_it_leaves_out(here, monkeypatch, tokenizer):
-    monkeypatch.setattr(cli, "_load", lambda *arguments, **options: ScriptedEngine(tokenizer, dict))
+    monkeypatch.setattr(loading, "load_engine", lambda *arguments, **options: ScriptedEngine(tokenizer, dict))
     code, _, messages = here(
         "compare", "some/model", "--methods", "all", "--problems", "lab:calibration", "--max-tokens", "9999"
     )
@@ -200,49 +199,6 @@ def test_calibrate_for_programs(here):
 
 
 # -- companions
-
-
-class Loaded:
-    """Stands in for an engine."""
-
-    def __init__(self, model):
-        self.model = model
-        self.closed = 0
-
-    def close(self):
-        self.closed += 1
-
-
-def test_companions_are_attached_and_all_engines_are_closed(monkeypatch):
-    loaded = []
-
-    def load(model, thinking_format, engine_name, **options):
-        if model == "missing":
-            raise EngineError("cannot load the model missing")
-        loaded.append((Loaded(model), thinking_format, options))
-        return loaded[-1][0]
-
-    monkeypatch.setattr(cli, "_load", load)
-    with cli._opened("big", "qwen3", {"instruct": "small"}, gguf_file="big.gguf", device="cpu") as engine:
-        assert engine.companions["instruct"].model == "small"
-        assert [each.closed for each, _, _ in loaded] == [0, 0]
-    assert [each.closed for each, _, _ in loaded] == [1, 1]
-    # What belongs to the one model's files is not asked of the other's.
-    assert loaded[0][1:] == ("qwen3", {"gguf_file": "big.gguf", "device": "cpu"})
-    assert loaded[1][1:] == (None, {"gguf_file": None, "tokenizer": None, "device": "cpu"})
-    with pytest.raises(EngineError, match="missing"), cli._opened("big", None, {"instruct": "missing"}):
-        pass
-    assert [each.closed for each, _, _ in loaded] == [1, 1, 1]
-
-
-def test_a_companion_that_does_not_think_is_welcome(monkeypatch):
-    def load(model, thinking_format, engine_name, **options):
-        if thinking_format is None:
-            raise UnknownThinkingFormat("cannot tell how this model marks its thinking")
-        return model, thinking_format
-
-    monkeypatch.setattr(cli, "_load", load)
-    assert cli._load_companion("instruct") == ("instruct", "<think>,</think>")
 
 
 def test_a_second_model_outlines(here, tmp_path):

@@ -111,6 +111,7 @@ def test_a_method_that_the_server_cannot_serve_is_refused_with_what_is_missing(s
     [
         (("--engine", "vlm"), "no engine 'vlm'; it must be one of transformers, vllm, openai"),
         (("--engine", "openai"), "--engine openai needs --base-url"),
+        (("--engine", "ray"), "--engine ray runs whole comparisons on many workers: it goes with `satisfice compare`"),
         (("--base-url", "http://127.0.0.1:1/v1"), "--base-url goes with --engine openai, not with transformers"),
         (("--engine", "vllm", "--tokenizer", "lab"), "--tokenizer goes with --engine openai, not with vllm"),
         (
@@ -128,3 +129,21 @@ def test_options_that_do_not_go_together_are_one_sentence(arguments, said, here)
     assert code == 2
     assert said in messages
     assert messages.count(". ") == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--workers", "3"), "--workers goes with --engine ray, not with transformers"),
+        (("--engine", "vllm", "--ray-address", "auto"), "--ray-address goes with --engine ray, not with vllm"),
+        (
+            ("--engine", "ray", "--base-url", "http://127.0.0.1:1/v1"),
+            "--base-url goes with --engine openai, not with transformers",
+        ),
+    ],
+)
+def test_options_of_workers_go_with_workers(arguments, said, here, tmp_path):
+    code, _, messages = here("compare", "lab", *arguments, "--out", str(tmp_path / "run"))
+    assert code == 2
+    assert said in messages
+    assert not (tmp_path / "run").exists()

@@ -258,17 +258,20 @@ def test_two_writers_are_kept_apart_and_a_killed_one_lets_go(tmp_path: Path) -> 
         other.stdout.close()
 
 
-def test_a_run_against_the_baseline_of_another(tmp_path: Path) -> None:
+def test_a_run_against_another(tmp_path: Path) -> None:
     with RunFolder.create_or_open(tmp_path / "trained", changed(model="trained")) as folder:
         folder.append(a_trace())
-    with RunFolder.create_or_open(tmp_path / "base", CONFIG) as folder:
+    with RunFolder.create_or_open(tmp_path / "base", changed(methods=["deer:tau=0.9", "plain"])) as folder:
         folder.append(a_trace(thinking="long"))
         folder.append(a_trace(method="deer:tau=0.9"))
     run, base = read_run(tmp_path / "trained"), read_run(tmp_path / "base")
     both = against(run, base)
-    assert list(both.traces) == both.config["methods"] == ["plain (lab)", "plain", "deer:tau=0.9"]
+    assert list(both.traces) == both.config["methods"] == [
+        "plain (lab)", "deer:tau=0.9 (lab)", "plain", "deer:tau=0.9"
+    ]  # fmt: skip
     assert both.config["baseline"] == "plain (lab)"
     assert both.traces["plain (lab)"][0].thinking == "long"
+    assert both.traces["deer:tau=0.9 (lab)"][0].method == "deer:tau=0.9"
     assert run.config["methods"] == CONFIG["methods"]  # untouched
 
 

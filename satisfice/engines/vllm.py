@@ -40,7 +40,7 @@ from satisfice.engines.checkpoint import Checkpoint, digest_of
 from satisfice.engines.choosing import Choice, choose, entropy_of
 from satisfice.engines.control import Control, ControlBatch, Markers
 from satisfice.engines.stopping import StopWatch
-from satisfice.lab import WEIGHTS
+from satisfice.lab import SHIPPED
 from satisfice.thinking import ThinkingFormat, token_bytes
 
 CPU_BLOCK = 32
@@ -259,7 +259,7 @@ class VLLMEngine(Engine):
         """The engine for a model by name.
 
         Args:
-            model: "lab" (the embedded default), a directory, or a Hub id.
+            model: "lab" (the embedded default), "lab-tldr", a directory, or a Hub id.
             dtype: "auto", "float32", "bfloat16" or "float16"; "auto" is the checkpoint's own on a GPU and float32
                 on a CPU.
             device: "cpu" or "cuda"; only to make sure: vLLM runs where its build does.
@@ -296,9 +296,9 @@ class VLLMEngine(Engine):
         kind = str(current_platform.device_type)
         if device is not None and device.partition(":")[0] != kind:
             raise EngineError(f"this build of vLLM runs on {kind}, not on {device}; leave the device out")
-        if model == "lab":
+        if model in SHIPPED:
             threads = threads or 1
-        source = str(WEIGHTS) if model == "lab" else model
+        source = str(SHIPPED.get(model, model))
         checkpoint = Checkpoint.read(source)
         limit = options.pop("max_model_len", None) or checkpoint.context_length
         if limit is None:

@@ -9,13 +9,22 @@ keeps verifying an answer that it already has.
 from pathlib import Path
 
 WEIGHTS = Path(__file__).parent / "weights"
-"""Directory of the shipped checkpoint (ordinary Hugging Face files)."""
+"""Directory of the shipped reasoner (ordinary Hugging Face files)."""
 
-DEMO_METHODS = ("plain", "temperature-scaling:t=0.7", "budget-forcing:max_thinking=60")
-"""What `satisfice compare lab` runs. The parameters were chosen on `lab:calibration`; see docs/lab.md."""
+TLDR_WEIGHTS = Path(__file__).parent / "weights-tldr"
+"""The same reasoner after recipes/lab/tldr.yaml; see docs/results/reinforcement.md."""
+
+SHIPPED = {"lab": WEIGHTS, "lab-tldr": TLDR_WEIGHTS}
+"""The models of this package by the names under which engines and the command line know them."""
+
+DEMO_METHODS = {
+    "lab": ("plain", "temperature-scaling:t=0.7", "budget-forcing:max_thinking=60"),
+    "lab-tldr": ("plain", "tldr:level=short", "tldr:level=medium", "tldr:level=long"),
+}
+"""What `satisfice compare` runs on each. The parameters were chosen on `lab:calibration`; see docs/lab.md."""
 
 ALL_METHODS = (
-    *DEMO_METHODS,
+    *DEMO_METHODS["lab"],
     "no-thinking",
     # By its default list it makes all of the lab's openers of a check impossible, so it shows what checks are worth.
     "no-wait",
@@ -30,7 +39,7 @@ ALL_METHODS = (
     r'adaptive-think:alpha=0.005,merge=0,cue="The answer is \\boxed{"',
     # Solutions of 16 tokens: a complete one has 7, and one cut in mid-calculation would go on calculating.
     "fractured:n=4,depths=4,m=1,max_solution=16",
-    "fractured-stop:start=15,interval=15,max_solution=16",
+    "fractured-stop:start=60,interval=15,max_solution=16",
     # Four to eight responses tell voting from no voting, and stay below ten times plain.
     "self-consistency:k=4",
     "length-filtered-vote:n=8",

@@ -34,7 +34,7 @@ from trl import GRPOConfig
 
 from satisfice.engines.base import Sampling
 from satisfice.engines.transformers import TransformersEngine
-from satisfice.lab import WEIGHTS
+from satisfice.lab import SHIPPED, WEIGHTS
 from satisfice.levels import with_instruction, write_levels
 from satisfice.problems import GraderPool, Problem, load_problems
 from satisfice.problems.problem import usual_instruction
@@ -204,7 +204,7 @@ def _check_processes(recipe: Recipe, processes: int) -> None:
 
 
 def _load_model(recipe: Recipe) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    source = str(WEIGHTS) if recipe.model == "lab" else recipe.model
+    source = str(SHIPPED.get(recipe.model, recipe.model))
     dtype = torch.bfloat16 if torch.cuda.is_available() and recipe.adapter else torch.float32
     try:
         model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype)
@@ -257,7 +257,7 @@ def _tiny_model(recipe: Recipe, folder: Path) -> tuple[PreTrainedModel, PreTrain
     """A random model of a few thousand parameters with the architecture of the recipe's, and the lab's tokenizer."""
     architecture = recipe.architecture
     try:
-        source = str(WEIGHTS) if recipe.model == "lab" else recipe.model
+        source = str(SHIPPED.get(recipe.model, recipe.model))
         architecture = architecture or AutoConfig.from_pretrained(source).model_type
     except OSError as error:
         raise RecipeError(
@@ -392,7 +392,7 @@ def _save(
 CARD = Template(
     """---
 library_name: transformers
-{%- if recipe.model != "lab" %}
+{%- if recipe.model not in shipped %}
 base_model: {{ recipe.model }}
 {%- endif %}
 tags: [satisfice, reasoning, grpo{% if recipe.adapter %}, lora{% endif %}]
@@ -438,4 +438,6 @@ def _card(recipe: Recipe, objective: Objective, history: Sequence[dict[str, floa
 
     rows = [(name, mean(steps[:window], name), mean(steps[-window:], name)) for name in names]
     levels = getattr(objective, "instructions", {})
-    return f"{CARD.render(recipe=recipe, objective=objective, rows=rows, levels=levels, window=window)}\n"
+    return (
+        f"{CARD.render(recipe=recipe, shipped=SHIPPED, objective=objective, rows=rows, levels=levels, window=window)}\n"
+    )
