@@ -27,14 +27,15 @@ class TLDR(Objective):
         clipped:         s(L) = min(L, cap) / cap
         group-relative:  s(L) = (L - shortest) / (longest - shortest) of the group, 0 where all are equally long
 
-    s lies between 0 and 1 and every price is below 1, so a right answer at the token limit still beats any wrong one.
+    s lies between 0 and 1 and every price between -1 and 1, so a right answer still beats any wrong one. A negative
+    price pays for length: it holds a level where it is while the others, of the same weights, become shorter.
     All responses of a group share one level. The form r = c - penalty with one penalty a level is the paper's
     (2505.07961, from a digest of its text); everything else, every default included, is ours.
 
     Attributes:
-        price_short: what a response of full length pays where the prompt asks for a short one; from 0 to below 1.
+        price_short: what a response of full length pays where the prompt asks for a short one; between -1 and 1.
         price_medium: the same for medium.
-        price_long: the same for long; 0 leaves length alone.
+        price_long: the same for long; 0 leaves length alone, below 0 is paid for it.
         price_unlabelled: the same for a prompt that names no level; that of medium unless given.
         shape: how the price grows with length: "linear", "clipped" or "group-relative".
         cap: tokens from which on a longer response pays no more; for shape=clipped, and needed there.
@@ -70,10 +71,10 @@ class TLDR(Objective):
     def __post_init__(self) -> None:
         object.__setattr__(self, "normalisation", self.scaling)
         for level, price in zip((*LEVELS, "unlabelled"), self._prices(), strict=True):
-            if not 0 <= price < 1:
+            if not -1 < price < 1:
                 raise ObjectiveError(
-                    f"tldr: price_{level} must be at least 0 and below 1, not {price:g}: from 1 on a right answer at "
-                    "the token limit is worth no more than a wrong one"
+                    f"tldr: price_{level} must lie between -1 and 1, not {price:g}: from there on a right answer may "
+                    "be worth no more than a wrong one"
                 )
         if not 0 <= self.unlabelled <= 1:
             raise ObjectiveError(f"tldr: unlabelled is a share of the prompts, from 0 to 1, not {self.unlabelled:g}")

@@ -50,12 +50,13 @@ def test_wrong_answers_need_not_pay():
     assert TLDR(price_wrong=False).rewards(rollouts()).tolist() == [[0.5, 0.75, 0.0, 0.0]]
 
 
-@pytest.mark.parametrize("price", [0.5, 0.999])
+@pytest.mark.parametrize("price", [0.5, 0.999, -0.999])
 @pytest.mark.parametrize("shape", [{}, {"shape": "clipped", "cap": 10}, {"shape": "group-relative"}], ids=str)
 @pytest.mark.parametrize("price_wrong", [True, False])
-def test_right_at_the_limit_beats_wrong_and_empty(price, shape, price_wrong):
+@pytest.mark.parametrize("lengths", [[100, 0], [0, 100]])
+def test_right_beats_wrong_whatever_the_lengths(lengths, price, shape, price_wrong):
     objective = TLDR(price_short=price, price_wrong=price_wrong, **shape)
-    group = Rollouts.of([[100, 0]], [[True, False]], max_length=100, levels=torch.tensor([0]))
+    group = Rollouts.of([lengths], [[True, False]], max_length=100, levels=torch.tensor([0]))
     assert violations(objective.rewards(group), group.correct) == 0
 
 
@@ -101,10 +102,10 @@ def test_wordings_are_parameters():
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
-        ({"price_short": 1.0}, "price_short must be at least 0 and below 1, not 1: from 1 on a right answer"),
-        ({"price_long": -0.1}, "price_long must be at least 0"),
-        ({"price_medium": float("nan")}, "price_medium must be at least 0"),
-        ({"price_unlabelled": 2}, "price_unlabelled must be at least 0 and below 1, not 2"),
+        ({"price_short": 1.0}, "price_short must lie between -1 and 1, not 1: from there on a right answer"),
+        ({"price_long": -1}, "price_long must lie between -1 and 1"),
+        ({"price_medium": float("nan")}, "price_medium must lie between -1 and 1"),
+        ({"price_unlabelled": 2}, "price_unlabelled must lie between -1 and 1, not 2"),
         ({"unlabelled": 1.5}, "unlabelled is a share"),
         ({"shape": "clipped"}, "cap and shape=clipped go together"),
         ({"cap": 10}, "cap and shape=clipped go together"),
