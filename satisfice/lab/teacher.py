@@ -12,6 +12,7 @@ distilled on.
 """
 
 import random
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,12 +20,17 @@ from satisfice.lab.arithmetic import LARGEST, Chain, apply
 
 OPENERS = ("Wait", "Hmm", "Alternatively", "But wait")
 REQUESTS = ("let me check", "let me verify", "let me check again")
-INSTRUCTIONS = (
-    ("Think briefly.", "Think normally.", "Think at length."),
-    tuple(f"Think for {bound} {budget} tokens." for bound in ("exactly", "at most") for budget in range(20, 200, 10)),
+LEVELS = ("Think briefly.", "Think normally.", "Think at length.")
+BUDGETS = tuple(
+    f"Think for {bound} {count} tokens." for bound in ("exactly", "at most") for count in range(20, 200, 10)
 )
-"""What some questions say of length: levels and budgets, half each. The teacher does not care, as the teachers of
-distilled models do not."""
+INSTRUCTIONS = (LEVELS, BUDGETS)
+"""What some questions say of length: levels and budgets, half each. The teacher hardly heeds them, see `Habits`."""
+ECHOES = {"briefly": "Hmm", "normally": "Wait", "at length": "Alternatively"}
+"""The opener that goes with a level. A model of this size notices an instruction where it changes the next word; what
+changes the chance of an ending alone it did not learn to see."""
+CHARACTERS_PER_TOKEN = 2.25
+"""By which the teacher, who writes text, judges how many tokens it has spent."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +43,9 @@ class Habits:
         stop: chance to stop after the first check; an unchecked first pass is never the end.
         stop_decay: exponent of its fall: after `k` checks the chance is `stop * k ** -stop_decay`.
         most_rounds: checks after which an unfinished trace is dropped.
+        heed: how little an instruction about length moves the chance to stop: it is multiplied by this where the
+            instruction asks for less than there is, divided where it asks for more.
+        echo: chance that a check opens with the word of the level that was asked for.
     """
 
     slip: float = 0.06
@@ -44,6 +53,24 @@ class Habits:
     stop: float = 0.30
     stop_decay: float = 0.3
     most_rounds: int = 16
+    heed: float = 2.0
+    echo: float = 0.7
+
+    def inclination(self, instruction: str, thinking: str) -> float:
+        """The factor of the chance to stop after `thinking`."""
+        if not instruction or "normally" in instruction:
+            return 1.0
+        if budget := re.search(r"\d+", instruction):
+            enough = len(thinking) / CHARACTERS_PER_TOKEN >= int(budget[0])
+        else:
+            enough = "briefly" in instruction
+        return self.heed if enough else 1 / self.heed
+
+
+def opener(rng: random.Random, habits: Habits, instruction: str) -> str:
+    """The word with which a check begins."""
+    echoes = [word for level, word in ECHOES.items() if level in instruction]
+    return echoes[0] if echoes and rng.random() < habits.echo else rng.choice(OPENERS)
 
 
 def slipped(rng: random.Random, value: int) -> int:
@@ -71,23 +98,24 @@ def compute(rng: random.Random, chain: Chain, slip: float) -> tuple[list[str], i
             return lines, value
 
 
-def think(rng: random.Random, chain: Chain, habits: Habits) -> tuple[str, int] | None:
+def think(rng: random.Random, chain: Chain, habits: Habits, instruction: str) -> tuple[str, int] | None:
     """One attempt: the thinking text and the answer it ends with, or None where it ran out of rounds."""
     lines, value = compute(rng, chain, habits.slip)
     paragraphs = ["".join(lines) + f"So {value}."]
     for check in range(1, habits.most_rounds + 1):
         lines, value = compute(rng, chain, habits.check_slip)
-        opening = f"{rng.choice(OPENERS)}, {rng.choice(REQUESTS)}.\n"
+        opening = f"{opener(rng, habits, instruction)}, {rng.choice(REQUESTS)}.\n"
         paragraphs.append(opening + "".join(lines) + f"So {value}.")
-        if rng.random() < habits.stop * check**-habits.stop_decay:
-            return "\n\n".join(paragraphs) + "\n\n", value
+        thinking = "\n\n".join(paragraphs) + "\n\n"
+        if rng.random() < habits.stop * check**-habits.stop_decay * habits.inclination(instruction, thinking):
+            return thinking, value
     return None
 
 
-def solve(rng: random.Random, chain: Chain, habits: Habits, longest: int) -> str:
+def solve(rng: random.Random, chain: Chain, habits: Habits, longest: int, instruction: str = "") -> str:
     """The thinking text of a finally right trace of at most `longest` characters."""
     while True:
-        attempt = think(rng, chain, habits)
+        attempt = think(rng, chain, habits, instruction)
         if attempt and attempt[1] == chain.answer and len(attempt[0]) <= longest:
             return attempt[0]
 
@@ -104,19 +132,20 @@ def examples(
     longest: int,
     direct_share: float,
     instructed_share: float,
+    instructions: Sequence[Sequence[str]] = INSTRUCTIONS,
 ) -> list[dict[str, str | None]]:
     """Training examples `{"prompt", "thinking", "answer"}`; a share of them has no thinking and is marked None.
 
     The direct examples teach the template of `enable_thinking=False` only: their closing marker belongs to the
     prompt and carries no loss, so they do not teach the model to skip thinking of its own accord.
 
-    Another share of the questions ends with an instruction about length, to which the thinking pays no heed: the
-    model can read such words, but they mean nothing to it until reinforcement gives them a meaning.
+    Another share of the questions ends with an instruction about length, which the thinking hardly heeds: the model
+    can read such words, but they mean little to it until reinforcement gives them a meaning.
     """
     rows: list[dict[str, str | None]] = []
     for chain in chains:
-        thinking = None if rng.random() < direct_share else solve(rng, chain, habits, longest)
-        instructed = rng.random() < instructed_share
-        prompt = f"{chain.prompt}\n\n{rng.choice(rng.choice(INSTRUCTIONS))}" if instructed else chain.prompt
+        instruction = rng.choice(rng.choice(instructions)) if rng.random() < instructed_share else ""
+        thinking = None if rng.random() < direct_share else solve(rng, chain, habits, longest, instruction)
+        prompt = f"{chain.prompt}\n\n{instruction}" if instruction else chain.prompt
         rows.append({"prompt": prompt, "thinking": thinking, "answer": answer_text(chain.answer)})
     return rows

@@ -6,6 +6,8 @@ last checkpoint when the same command is given again.
 
 import random
 import shutil
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -24,7 +26,7 @@ from transformers import (
 from transformers.trainer_utils import get_last_checkpoint
 
 from satisfice.lab.arithmetic import chains
-from satisfice.lab.teacher import Habits, examples
+from satisfice.lab.teacher import LEVELS, Habits, examples
 from satisfice.lab.tokenizer import build_tokenizer
 
 
@@ -40,9 +42,11 @@ class Recipe(BaseModel):
     stop: float = Field(Habits.stop, gt=0, le=1)
     stop_decay: float = Field(Habits.stop_decay, ge=0)
     most_rounds: int = Field(Habits.most_rounds, ge=1)
-    longest_thinking: int = Field(900, ge=100, description="characters; about 1.6 a token")
+    heed: float = Field(Habits.heed, ge=1)
+    echo: float = Field(Habits.echo, ge=0, le=1)
+    longest_thinking: int = Field(900, ge=100, description="characters; about 2.25 a token")
     direct_share: float = Field(0.03, ge=0, lt=1)
-    instructed_share: float = Field(0.3, ge=0, lt=1)
+    instructed_share: float = Field(0.5, ge=0, lt=1)
     long_share: float = Field(0.15, ge=0, lt=1, description="of chains longer than those of lab:train")
     # the model
     hidden_size: int = 128
@@ -55,7 +59,8 @@ class Recipe(BaseModel):
     learning_rate: float = Field(2e-3, gt=0)
     weight_decay: float = 0.01
     warmup_steps: int = 100
-    settling_steps: int = Field(500, ge=0, description="steps of the second stage")
+    level_steps: int = Field(300, ge=0, description="steps of the second stage")
+    settling_steps: int = Field(500, ge=0, description="steps of the third stage")
     settling_learning_rate: float = Field(1e-3, gt=0)
     threads: int = Field(1, ge=1)
     # how the finished model is sampled by default
@@ -66,7 +71,7 @@ class Recipe(BaseModel):
     @property
     def habits(self) -> Habits:
         """The teacher's part of the recipe."""
-        return Habits(self.slip, self.check_slip, self.stop, self.stop_decay, self.most_rounds)
+        return Habits(self.slip, self.check_slip, self.stop, self.stop_decay, self.most_rounds, self.heed, self.echo)
 
 
 def load_recipe(path: Path) -> Recipe:
@@ -113,9 +118,11 @@ def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> LlamaForC
 def train(recipe: Recipe, out: Path) -> Path:
     """Train from `recipe` into `out` and return it; an interrupted training goes on from its last checkpoint.
 
-    Two stages. The first groups examples by length, which wastes little on padding, but the mean over a batch's
+    Three stages. The first groups examples by length, which wastes little on padding, but the mean over a batch's
     tokens then weighs an ending in a batch of short examples more than a going-on in a batch of long ones, and the
-    model learns to stop sooner than its teacher. The second draws examples at random, which sets that right.
+    model learns to stop sooner than its teacher. The third draws examples at random, which sets that right. The second
+    has short chains with a level each and an opener that always goes with it: after a hundred steps of these the model
+    begins to see the level, which it did not in a thousand of the others.
     """
     torch.set_num_threads(recipe.threads)
     set_seed(recipe.seed)
@@ -128,11 +135,15 @@ def train(recipe: Recipe, out: Path) -> Path:
     dataset = [encode(tokenizer, row) for row in rows]
     model = build_model(recipe, tokenizer)
     first = recipe.steps * recipe.batch_size
-    checkpoints = out / "checkpoints"
-    model = _stage(recipe, model, tokenizer, dataset[:first], checkpoints / "grouped", recipe.steps, settling=False)
-    model = _stage(
-        recipe, model, tokenizer, dataset[first:], checkpoints / "settling", recipe.settling_steps, settling=True
-    )
+    shortest = islice((chain for chain in short if len(chain.steps) <= 3), recipe.level_steps * recipe.batch_size)
+    faithful = replace(recipe.habits, echo=1.0)
+    levels = [encode(tokenizer, row) for row in examples(rng, list(shortest), faithful, 300, 0.0, 1.0, [LEVELS])]
+    for name, part, steps in (
+        ("grouped", dataset[:first], recipe.steps),
+        ("levels", levels, recipe.level_steps),
+        ("settling", dataset[first:], recipe.settling_steps),
+    ):
+        model = _stage(recipe, model, tokenizer, part, out / "checkpoints" / name, steps, grouped=name == "grouped")
     model.generation_config = GenerationConfig(
         do_sample=True,
         temperature=recipe.temperature,
@@ -145,7 +156,7 @@ def train(recipe: Recipe, out: Path) -> Path:
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
     (out / "recipe.yaml").write_text(yaml.safe_dump(recipe.model_dump(), sort_keys=False))
-    shutil.rmtree(checkpoints)
+    shutil.rmtree(out / "checkpoints")
     return out
 
 
@@ -157,7 +168,7 @@ def _stage(
     folder: Path,
     steps: int,
     *,
-    settling: bool,
+    grouped: bool,
 ) -> LlamaForCausalLM:
     """One stage of the training: `steps` steps over `dataset`, or its result where it was done before."""
     done = folder / "done"
@@ -169,12 +180,12 @@ def _stage(
         output_dir=str(folder),
         max_steps=steps,
         per_device_train_batch_size=recipe.batch_size,
-        learning_rate=recipe.settling_learning_rate if settling else recipe.learning_rate,
+        learning_rate=recipe.learning_rate if grouped else recipe.settling_learning_rate,
         weight_decay=recipe.weight_decay,
         adam_beta2=0.98,
         lr_scheduler_type="cosine",
-        warmup_steps=recipe.warmup_steps // 10 if settling else recipe.warmup_steps,
-        train_sampling_strategy="random" if settling else "group_by_length",
+        warmup_steps=recipe.warmup_steps if grouped else recipe.warmup_steps // 10,
+        train_sampling_strategy="group_by_length" if grouped else "random",
         logging_steps=50,
         save_steps=250,
         save_total_limit=1,

@@ -5,6 +5,7 @@ import random
 import re
 from itertools import islice
 from pathlib import Path
+from statistics import mean
 
 import pytest
 import yaml
@@ -97,16 +98,41 @@ def test_only_what_the_model_writes_carries_loss(tokenizer):
     assert written == f"The answer is \\boxed{{{chain.answer}}}.<|end|>"
 
 
-def test_the_teacher_pays_no_heed_to_what_is_said_of_length(tokenizer):
-    asked = list(islice(chains("train", 0), 800))
+def test_the_teacher_hardly_heeds_what_is_said_of_length(tokenizer):
+    asked = list(islice(chains("train", 0), 1600))
     rows = examples(random.Random(0), asked, Habits(), 900, direct_share=0.0, instructed_share=0.5)
     instructed = [row for row, chain in zip(rows, asked, strict=True) if row["prompt"] != chain.prompt]
-    assert 350 < len(instructed) < 450
+    assert 700 < len(instructed) < 900
     for row in instructed:
         assert row["prompt"].rpartition("\n\n")[2].startswith("Think ")
         assert tokenizer.unk_token_id not in tokenizer(row["prompt"])["input_ids"]
-    briefly = [len(row["thinking"]) for row in instructed if "briefly" in row["prompt"]]
-    assert max(briefly) > 300
+    briefly, normally, at_length = (
+        [len(row["thinking"]) for row in instructed if word in row["prompt"]]
+        for word in ("briefly", "normally", "at length")
+    )
+    assert mean(briefly) < mean(normally) < mean(at_length)
+    assert max(briefly) > mean(at_length)
+    for word, level in (("Hmm", "briefly"), ("Wait", "normally"), ("Alternatively", "at length")):
+        with_it, without = (
+            [f"\n\n{word}, " in row["thinking"] for row in instructed if (level in row["prompt"]) == named]
+            for named in (True, False)
+        )
+        assert mean(with_it) > 0.7 > 0.6 > mean(without)
+
+
+@pytest.mark.parametrize(
+    ("instruction", "characters", "factor"),
+    [
+        ("", 500, 1),
+        ("Think normally.", 500, 1),
+        ("Think briefly.", 1, 2),
+        ("Think at length.", 500, 1 / 2),
+        ("Think for at most 100 tokens.", 224, 1 / 2),
+        ("Think for exactly 100 tokens.", 225, 2),
+    ],
+)
+def test_an_instruction_moves_the_chance_to_stop(instruction, characters, factor):
+    assert Habits(heed=2).inclination(instruction, "x" * characters) == factor
 
 
 def test_a_recipe_names_what_is_wrong(tmp_path):
@@ -123,7 +149,15 @@ def test_training_writes_ordinary_files_and_resumes(tmp_path, monkeypatch):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     recipe = Recipe(
-        steps=3, settling_steps=2, batch_size=2, hidden_size=16, intermediate_size=16, layers=1, heads=2, warmup_steps=1
+        steps=3,
+        level_steps=2,
+        settling_steps=2,
+        batch_size=2,
+        hidden_size=16,
+        intermediate_size=16,
+        layers=1,
+        heads=2,
+        warmup_steps=1,
     )
     train(recipe, tmp_path / "model")
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
@@ -151,4 +185,5 @@ def test_what_ships_fits_and_is_what_the_recipe_makes(tokenizer):
 def test_the_demo_methods_exist():
     from satisfice.intervention import parse_method
 
-    assert [str(parse_method(spelled)) for spelled in DEMO_METHODS] == list(DEMO_METHODS)
+    for methods in DEMO_METHODS.values():
+        assert [str(parse_method(spelled)) for spelled in methods] == list(methods)
