@@ -44,11 +44,13 @@ class Run:
         config: the content of run.json.
         traces: the traces of each method in the order they were finished; every method of the configuration has
             a list, an empty one where it has not begun.
+        files: where those of each method lie, from the folder if they are in it.
     """
 
     folder: Path
     config: dict[str, Any]
     traces: dict[str, list[Trace]]
+    files: dict[str, str]
 
 
 def read_run(folder: str | Path) -> Run:
@@ -81,7 +83,7 @@ def read_run(folder: str | Path) -> Run:
             trace.prompt_ids = list(map(shared_ids.setdefault, trace.prompt_ids, trace.prompt_ids))
             trace.response_ids = list(map(shared_ids.setdefault, trace.response_ids, trace.response_ids))
             traces[method].append(trace)
-    return Run(folder=folder, config=config, traces=traces)
+    return Run(folder=folder, config=config, traces=traces, files=names)
 
 
 def against(run: Run, base: Run) -> Run:
@@ -112,7 +114,8 @@ def against(run: Run, base: Run) -> Run:
         "baseline": names[base.config["baseline"]],
     }
     before = {name: base.traces[method] for method, name in names.items()}
-    return Run(folder=run.folder, config=config, traces={**before, **run.traces})
+    files = {name: str(base.folder / base.files[method]) for method, name in names.items()}
+    return Run(folder=run.folder, config=config, traces={**before, **run.traces}, files={**files, **run.files})
 
 
 class RunFolder:

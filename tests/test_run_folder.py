@@ -273,6 +273,8 @@ def test_a_run_against_another(tmp_path: Path) -> None:
     assert both.traces["plain (lab)"][0].thinking == "long"
     assert both.traces["deer:tau=0.9 (lab)"][0].method == "deer:tau=0.9"
     assert run.config["methods"] == CONFIG["methods"]  # untouched
+    assert both.files["plain (lab)"] == str(tmp_path / "base" / "traces-plain.jsonl")
+    assert both.files["plain"] == "traces-plain.jsonl"
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ lets nothing be fetched from anywhere.
 
 import base64
 import hashlib
-import itertools
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -23,7 +22,7 @@ from satisfice.report.figures import accuracy_cost_figure, lengths_figure, to_in
 from satisfice.report.findings import COUNTED, headline
 from satisfice.report.tables import columns
 from satisfice.report.text import visible
-from satisfice.run_folder import Run, trace_file_names
+from satisfice.run_folder import Run
 from satisfice.trace import Trace
 
 MAX_TRACES = 400
@@ -148,25 +147,24 @@ def _characters(trace: Trace) -> int:
 def _viewer_data(run: Run, summary: Summary, chosen: Mapping[str, Sequence[Trace]]) -> dict[str, Any]:
     """What the viewer's script reads; page.js names the same keys. Traces point to methods and problems by place."""
     methods = list(run.traces)
-    files = trace_file_names(methods)
     problems: dict[str, int] = {}
     listed: list[dict[str, str]] = []
     traces = []
     # By problem, then by method: going through the list compares the methods on one problem after the other.
-    places = {method: place for place, method in enumerate(methods)}
-    for trace in sorted(itertools.chain(*chosen.values()), key=lambda trace: (trace.problem_id, trace.sample)):
+    held = [(trace, place) for place, method in enumerate(methods) for trace in chosen[method]]
+    for trace, place in sorted(held, key=lambda pair: (pair[0].problem_id, pair[0].sample)):
         if trace.problem_id not in problems:
             problems[trace.problem_id] = len(problems)
             listed.append(
                 {"id": visible(trace.problem_id), "prompt": visible(trace.prompt), "gold": visible(trace.gold)}
             )
-        traces.append({"method": places[trace.method], "problem": problems[trace.problem_id], **_trace_data(trace)})
+        traces.append({"method": place, "problem": problems[trace.problem_id], **_trace_data(trace)})
     return {
         "baseline": methods.index(summary.baseline),
         "methods": [
             {
                 "name": visible(method),
-                "file": files[method],
+                "file": run.files[method],
                 "held": len(chosen[method]),
                 "traces": len(run.traces[method]),
             }

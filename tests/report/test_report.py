@@ -161,6 +161,20 @@ def test_the_viewer_holds_the_same_problems_of_every_method(run: Path) -> None:
     assert f"{len(data['traces'])} of the 144 traces of the run" in " ".join(parsed.text.split())
 
 
+def test_beside_another_run_every_trace_stands_under_its_own_model(run: Path, tmp_path: Path) -> None:
+    trained = write_run(tmp_path / "trained", problems=20, samples=2, methods=1)
+    config = json.loads((trained / "run.json").read_text())
+    (trained / "run.json").write_text(json.dumps({**config, "model": "trained"}))
+    page = Page(report(trained, "html", out=tmp_path / "page.html", baseline=run).read_text())
+    held = read_run(run)
+    names = [f"{method} (lab/reasoner-620k)" for method in held.traces] + ["plain"]
+    assert [method["name"] for method in page.data["methods"]] == names
+    assert page.data["methods"][0]["file"] == str(run / "traces-plain.jsonl")
+    assert page.data["methods"][-1]["file"] == "traces-plain.jsonl"
+    counts = [sum(trace["method"] == place for trace in page.data["traces"]) for place in range(len(names))]
+    assert counts == [*map(len, held.traces.values()), 40]
+
+
 def a_run_of_one(folder: Path, **fields: Any) -> Path:
     config = {"model": "lab", "problems": {"name": "one", "n": 1}, "methods": ["plain"], "samples": 1}
     with RunFolder.create_or_open(folder, config) as opened:
