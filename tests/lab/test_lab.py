@@ -13,11 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from satisfice.lab import DEMO_METHODS, WEIGHTS
+from satisfice.lab import DEMO_METHODS, SHIPPED, TLDR_WEIGHTS, WEIGHTS
 from satisfice.lab.arithmetic import LARGEST, LENGTHS, LONGER_LENGTHS, SPLITS, Chain, apply, chains
 from satisfice.lab.teacher import Habits, examples, solve
 from satisfice.lab.tokenizer import build_tokenizer
 from satisfice.lab.train import Recipe, encode, load_recipe, train
+from satisfice.levels import read_levels
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "lab" / "sft.yaml"
 
@@ -180,6 +181,22 @@ def test_what_ships_fits_and_is_what_the_recipe_makes(tokenizer):
     assert yaml.safe_load((WEIGHTS / "recipe.yaml").read_text()) == load_recipe(RECIPE).model_dump()
     generation = json.loads((WEIGHTS / "generation_config.json").read_text())
     assert generation["max_new_tokens"] == 320
+
+
+def test_the_trained_one_ships_beside_it_and_knows_its_levels(tokenizer):
+    from transformers import AutoTokenizer
+
+    assert sum(file.stat().st_size for folder in SHIPPED.values() for file in folder.iterdir()) < 10_000_000
+    assert AutoTokenizer.from_pretrained(TLDR_WEIGHTS).get_vocab() == tokenizer.get_vocab()
+    recipe = yaml.safe_load((TLDR_WEIGHTS / "recipe.yaml").read_text())
+    written = yaml.safe_load((RECIPE.parent / "tldr.yaml").read_text())
+    assert {key: recipe.get(key) for key in ("model", "objective", "steps", "learning_rate", "schedule")} == {
+        key: written.get(key) for key in ("model", "objective", "steps", "learning_rate", "schedule")
+    }
+    assert read_levels(TLDR_WEIGHTS) == {
+        "short": "Think briefly.", "medium": "Think normally.", "long": "Think at length."
+    }  # fmt: skip
+    assert set(DEMO_METHODS) == set(SHIPPED)
 
 
 def test_the_demo_methods_exist():
