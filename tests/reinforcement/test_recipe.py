@@ -66,7 +66,7 @@ def test_a_wrong_key_or_value_is_named(tmp_path: Path, change: str, message: str
     [
         ({"name": "tdlr"}, "there is no objective 'tdlr', did you mean 'tldr'"),
         ({"name": "tldr", "price_shrt": 0.5}, "did you mean 'price_short'"),
-        ({"name": "tldr", "price_short": 1.5}, "price_short must be"),
+        ({"name": "tldr", "price_short": 1.5}, "price_short must lie between"),
         ({}, "there is no objective ''"),
     ],
 )

@@ -27,7 +27,7 @@ def test_parameters_are_given_by_name_and_read_as_their_types():
         ("dr-grpo", {"alpha": 1}, "dr-grpo has no parameter 'alpha'; it has none"),
         ("tldr", {"price_short": "much"}, "tldr: price_short cannot be 'much': input should be a valid number"),
         ("tldr", {"shape": "round"}, "tldr: shape cannot be 'round': input should be 'linear', 'clipped' or"),
-        ("tldr", {"price_short": 1.5}, "tldr: price_short must be at least 0 and below 1"),
+        ("tldr", {"price_short": 1.5}, "tldr: price_short must lie between -1 and 1"),
         ("laser", {"target": 10.5}, "laser: target cannot be 10.5"),
     ],
 )
