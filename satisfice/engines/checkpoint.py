@@ -1,4 +1,4 @@
-"""What a model's directory says besides its weights, for engines whose weights lie elsewhere."""
+"""What a model's directory says besides its weights, as every engine reads it."""
 
 import hashlib
 from dataclasses import dataclass, field, replace
@@ -97,6 +97,13 @@ def digest_of(model: torch.nn.Module) -> str:
         found.update(f"{name}{tuple(parameter.shape)}".encode())
         found.update(parameter.detach().flatten()[:64].float().cpu().numpy().tobytes())
     return found.hexdigest()[:16]
+
+
+def cache_bytes(config: Any, dtype: torch.dtype) -> int:
+    """Bytes of the keys and values of one token in all layers."""
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    dimension = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return int(2 * config.num_hidden_layers * heads * dimension * dtype.itemsize)
 
 
 def levels(source: str, revision: str | None = None) -> dict[str, str]:

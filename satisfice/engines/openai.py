@@ -16,12 +16,22 @@ import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from concurrent.futures import Future
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from satisfice.engines.base import Capability, Engine, EngineError, EngineFailed, Generation, Sampling, Scores, Usage
+from satisfice.engines.base import (
+    Capability,
+    Engine,
+    EngineError,
+    EngineFailed,
+    Generation,
+    Sampling,
+    Scores,
+    Usage,
+    in_this_loop,
+)
 from satisfice.engines.checkpoint import Checkpoint
 from satisfice.engines.control import Control, encode_control
 from satisfice.engines.openai_dialects import DIALECTS, Dialect, Piece
@@ -179,14 +189,7 @@ class OpenAIEngine(Engine):
                 f"{self.name}, {self.context_length}: lower max_tokens to "
                 f"{max(0, self.context_length - len(prompt_ids))} or less"
             )
-        emit = None
-        if on_token is not None:
-            loop = asyncio.get_running_loop()
-
-            def emit(token: int) -> None:
-                with suppress(RuntimeError):  # the loop is closed, so nobody waits for the token
-                    loop.call_soon_threadsafe(on_token, token)
-
+        emit = None if on_token is None else in_this_loop(on_token)
         answer = Answer(self, list(prompt_ids), sampling, control, top_logprobs, emit)
         future = self._connection.submit(answer.fetch())
         try:

@@ -13,7 +13,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,6 @@ import psutil
 import torch
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils.hub import cached_file
 
 from satisfice.engines.base import (
     Capability,
@@ -35,15 +34,13 @@ from satisfice.engines.base import (
     Usage,
     in_this_loop,
 )
-from satisfice.engines.checkpoint import digest_of
+from satisfice.engines.checkpoint import cache_bytes, digest_of, end_of_text_ids, levels, recommended
 from satisfice.engines.choosing import Choice, choose, entropy_of
 from satisfice.engines.control import Control, ControlBatch, Markers
 from satisfice.engines.kv import BLOCK, PrefixStore, RowCache, common_prefix
 from satisfice.engines.stopping import StopWatch
 from satisfice.engines.tree import GATHERING, Forest, RowTree, Tree
 from satisfice.lab import SHIPPED
-from satisfice.levels import FILE as LEVELS_FILE
-from satisfice.levels import read_levels
 from satisfice.thinking import ThinkingFormat, token_bytes
 
 PREFILL_CHUNK = 2048
@@ -136,14 +133,14 @@ class TransformersEngine(Engine):
         self._window: int = getattr(config, "sliding_window", None) or 0
         self._vocabulary = model.get_output_embeddings().weight.shape[0]
         self.context_length = int(getattr(config, "max_position_embeddings", 1 << 20))
-        self.default_sampling = _recommended(model)
+        self.default_sampling = recommended(model.generation_config)
         self.device = model.device
         self.max_batch = max_batch
         room = max_batch_tokens or _affordable_tokens(config, model.dtype, self.device)
         self.max_batch_tokens = min(room, max_batch * self.context_length)
         self.max_cached_tokens = self.max_batch_tokens if max_cached_tokens is None else max_cached_tokens
         self.threads = threads
-        self.end_ids = _end_of_text_ids(model, tokenizer)
+        self.end_ids = end_of_text_ids(model.generation_config, tokenizer)
         self._token_bytes: list[bytes] | None = None
         self._markers: Markers | None = None
         self._controls: dict[type[Control], ControlBatch] = {}
@@ -217,7 +214,7 @@ class TransformersEngine(Engine):
             raise EngineError(f"cannot load the model {model}: {' '.join(str(error).split())}") from error
         options.setdefault("name", f"transformers:{model}")
         engine = cls(network.to(device), tokenizer, thinking=thinking, **options)
-        engine.levels = _levels(source, extra)
+        engine.levels = levels(source, revision)
         return engine
 
     # -- the contract
@@ -696,9 +693,8 @@ class TransformersEngine(Engine):
                 self._markers = Markers(self.thinking, self.tokenizer, self._vocabulary, self.device)
             self._controls[kind] = control.batch(self._markers, self.max_batch)
         self._controls[kind].admit(request.slot, control)
-        slot = torch.tensor([request.slot], device=self.device)
-        for token in request.ids[request.prompt_length :]:
-            self._controls[kind].observe(torch.tensor([token], device=self.device), slot)
+        if written := request.ids[request.prompt_length :]:
+            self._controls[kind].resume(request.slot, written)
 
 
 def _layer_kinds(config: Any, name: str) -> set[str]:
@@ -720,48 +716,14 @@ def _layer_kinds(config: Any, name: str) -> set[str]:
     return kinds
 
 
-def _recommended(model: PreTrainedModel) -> Sampling:
-    """What the model's authors put into its generation config, over our defaults."""
-    config = model.generation_config
-    if config is None:
-        return Sampling()
-    if config.do_sample is False:
-        return Sampling(temperature=0.0, top_p=1.0)
-    given = {
-        "temperature": config.temperature,
-        "top_p": config.top_p,
-        "top_k": config.top_k,
-        "min_p": getattr(config, "min_p", None),
-        "max_tokens": config.max_new_tokens,
-    }
-    return replace(Sampling(), **{key: value for key, value in given.items() if value is not None})
-
-
 def _affordable_tokens(config: Any, dtype: torch.dtype, device: torch.device) -> int:
     """Tokens of keys and values that fit in a quarter of the free memory."""
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    dimension = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    token = 2 * config.num_hidden_layers * heads * dimension * dtype.itemsize
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
-    return max(4096, int(free / 4 / token))
-
-
-def _end_of_text_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    configured = model.generation_config.eos_token_id if model.generation_config is not None else None
-    ids = configured if isinstance(configured, list) else [configured]
-    return frozenset(int(token) for token in [*ids, tokenizer.eos_token_id] if token is not None)
+    return max(4096, int(free / 4 / cache_bytes(config, dtype)))
 
 
 def _looks_like_path(model: str) -> bool:
     return model.startswith((".", "/", "~")) or model.count("/") > 1
-
-
-def _levels(source: str, extra: dict[str, Any]) -> dict[str, str]:
-    """The length instructions beside a model's weights, in its directory or on the Hub."""
-    if Path(source).is_dir():
-        return read_levels(Path(source))
-    found = cached_file(source, LEVELS_FILE, _raise_exceptions_for_missing_entries=False, **extra)
-    return read_levels(Path(found).parent) if found else {}
 
 
 def _packaged_smollm2() -> tuple[str, str]:

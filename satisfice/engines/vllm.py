@@ -36,7 +36,7 @@ from satisfice.engines.base import (
     Usage,
     in_this_loop,
 )
-from satisfice.engines.checkpoint import Checkpoint, digest_of
+from satisfice.engines.checkpoint import Checkpoint, cache_bytes, digest_of
 from satisfice.engines.choosing import Choice, choose, entropy_of
 from satisfice.engines.control import Control, ControlBatch, Markers
 from satisfice.engines.stopping import StopWatch
@@ -656,7 +656,5 @@ def _affordable_bytes(source: str, max_batch: int, context_length: int) -> int:
         config = AutoConfig.from_pretrained(source).get_text_config(decoder=True)
     except (OSError, ValueError) as error:
         raise EngineError(f"cannot load the model {source}: {' '.join(str(error).split())}") from error
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    dimension = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    token = 2 * config.num_hidden_layers * heads * dimension * torch.float32.itemsize
+    token = cache_bytes(config, torch.float32)
     return int(min(psutil.virtual_memory().available / 4, 2 * max_batch * context_length * token))
