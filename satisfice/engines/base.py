@@ -225,6 +225,34 @@ class TokenTree(ABC):
     async def __aexit__(self, *failure: object) -> None: ...
 
 
+def check_prompt(
+    name: str, ids: Sequence[int], room: int, limit: int, *, vocabulary: int | None = None, what: str = "context length"
+) -> None:
+    """Refuse a prompt that cannot be served, or not with as many tokens behind it as `room` takes.
+
+    Args:
+        name: the engine's.
+        ids: the prompt.
+        room: tokens, those of the prompt included.
+        limit: most tokens that there is room for.
+        vocabulary: how many token ids there are, where the engine knows.
+        what: what limits them.
+
+    Raises:
+        EngineError: it cannot.
+    """
+    if not ids:
+        raise EngineError("a prompt needs at least one token")
+    if vocabulary is not None and not 0 <= min(ids) <= max(ids) < vocabulary:
+        wrong = next(token for token in ids if not 0 <= token < vocabulary)
+        raise EngineError(f"token id {wrong} is not in the vocabulary of {name}, 0..{vocabulary - 1}")
+    if room > limit:
+        raise EngineError(
+            f"{len(ids)} prompt tokens and {room - len(ids)} new ones exceed the {what} of {name}, {limit}: lower "
+            f"max_tokens to {max(0, limit - len(ids))} or less"
+        )
+
+
 class Engine(ABC):
     """Where tokens come from.
 

@@ -30,6 +30,7 @@ from satisfice.engines.base import (
     Sampling,
     Scores,
     Usage,
+    check_prompt,
     in_this_loop,
 )
 from satisfice.engines.checkpoint import Checkpoint
@@ -181,14 +182,7 @@ class OpenAIEngine(Engine):
                 raise EngineError(f"{self.name} does not offer {capability}: {self.lacking[capability]}")
         if top_logprobs > MOST_LOGPROBS:
             raise EngineError(f"top_logprobs is {top_logprobs}; {self.name} was asked for {MOST_LOGPROBS} at most")
-        if not prompt_ids:
-            raise EngineError("a prompt needs at least one token")
-        if len(prompt_ids) + sampling.max_tokens > self.context_length:
-            raise EngineError(
-                f"{len(prompt_ids)} prompt tokens and {sampling.max_tokens} new ones exceed the context length of "
-                f"{self.name}, {self.context_length}: lower max_tokens to "
-                f"{max(0, self.context_length - len(prompt_ids))} or less"
-            )
+        check_prompt(self.name, prompt_ids, len(prompt_ids) + sampling.max_tokens, self.context_length)
         emit = None if on_token is None else in_this_loop(on_token)
         answer = Answer(self, list(prompt_ids), sampling, control, top_logprobs, emit)
         future = self._connection.submit(answer.fetch())

@@ -32,6 +32,7 @@ from satisfice.engines.base import (
     Scores,
     TokenTree,
     Usage,
+    check_prompt,
     in_this_loop,
 )
 from satisfice.engines.checkpoint import cache_bytes, digest_of, end_of_text_ids, levels, recommended
@@ -276,19 +277,10 @@ class TransformersEngine(Engine):
 
     def _check(self, ids: Sequence[int], room: int) -> None:
         """Refuse a prompt that cannot be served, or not with as many tokens behind it as `room` takes."""
-        if not ids:
-            raise EngineError("a prompt needs at least one token")
-        if not 0 <= min(ids) <= max(ids) < self._vocabulary:
-            wrong = next(token for token in ids if not 0 <= token < self._vocabulary)
-            raise EngineError(f"token id {wrong} is not in the vocabulary of {self.name}, 0..{self._vocabulary - 1}")
         # The newest token has no keys and values until the next step, so it needs no room.
         limit = min(self.context_length, self.max_batch_tokens)
-        if room > limit:
-            what = "context length" if limit == self.context_length else "max_batch_tokens"
-            raise EngineError(
-                f"{len(ids)} prompt tokens and {room - len(ids)} new ones exceed the {what} of "
-                f"{self.name}, {limit}: lower max_tokens to {max(0, limit - len(ids))} or less"
-            )
+        what = "context length" if limit == self.context_length else "max_batch_tokens"
+        check_prompt(self.name, ids, room, limit, vocabulary=self._vocabulary, what=what)
 
     def _start(self) -> None:
         """See to it that the step loop runs; called with `_wake` held."""

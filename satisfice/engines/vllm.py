@@ -34,6 +34,7 @@ from satisfice.engines.base import (
     Sampling,
     Scores,
     Usage,
+    check_prompt,
     in_this_loop,
 )
 from satisfice.engines.checkpoint import Checkpoint, cache_bytes, digest_of
@@ -411,17 +412,7 @@ class VLLMEngine(Engine):
 
     def _check(self, ids: Sequence[int], room: int) -> None:
         """Refuse a prompt that cannot be served, or not with as many tokens behind it as `room` takes."""
-        if not ids:
-            raise EngineError("a prompt needs at least one token")
-        if not 0 <= min(ids) <= max(ids) < self._vocabulary:
-            wrong = next(token for token in ids if not 0 <= token < self._vocabulary)
-            raise EngineError(f"token id {wrong} is not in the vocabulary of {self.name}, 0..{self._vocabulary - 1}")
-        if room > self.context_length:
-            left = max(0, self.context_length - len(ids))
-            raise EngineError(
-                f"{len(ids)} prompt tokens and {room - len(ids)} new ones exceed the context length of {self.name}, "
-                f"{self.context_length}: lower max_tokens to {left} or less"
-            )
+        check_prompt(self.name, ids, room, self.context_length, vocabulary=self._vocabulary)
 
     async def _submit(self, request: Request) -> "Generation | Scores":
         request.result.set_running_or_notify_cancel()  # from here on only the step loop settles it

@@ -28,6 +28,24 @@ class Adapter(BaseModel):
     target_modules: list[str] | str = "all-linear"
 
 
+class Exploration(BaseModel):
+    """Tries endings that the model hardly ever tries itself (ours).
+
+    In a share of each group's responses the end marker is made likelier while they are written, less and less so until
+    nothing is left of it at the last step. They are learned from as if the model had written them by itself: weighted
+    by how likely that was, an ending that it never tries would teach nothing.
+
+    Attributes:
+        share: of the responses of each group.
+        bias: added to the end marker's logit at the first step, in nats: 6 makes an ending 400 times as likely.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    share: float = Field(0.25, gt=0, le=1)
+    bias: float = Field(gt=0, le=100)
+
+
 class Recipe(BaseModel):
     """Everything that decides the trained weights.
 
@@ -56,6 +74,7 @@ class Recipe(BaseModel):
         in_flight: write the responses with the transformers engine, whose batch lets a finished response go: faster
             than TRL's own generation where lengths differ, on a device that holds the whole model. With vLLM
             (`grpo.use_vllm`) or sharded weights it must be false.
+        explore: makes endings likelier in a share of the rollouts; see `Exploration`. Needs in_flight.
         kl: weight of the divergence from the untrained model (TRL's beta).
         save_every: steps between two checkpoints.
         adapter: train a LoRA adapter.
@@ -93,6 +112,7 @@ class Recipe(BaseModel):
     schedule: str = "constant"
     warmup_steps: int = Field(0, ge=0)
     in_flight: bool = False
+    explore: Exploration | None = None
     kl: float = Field(0.0, ge=0)
     save_every: int = Field(50, ge=1)
     adapter: Adapter | None = None

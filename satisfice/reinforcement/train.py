@@ -105,6 +105,7 @@ def train(
             thinking=recipe.thinking(),
             graders=graders,
             in_flight=recipe.in_flight,
+            explore=recipe.explore,
             say=say,
             peft_config=_adapter(recipe),
         )

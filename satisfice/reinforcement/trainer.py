@@ -32,10 +32,12 @@ from trl import GRPOConfig, GRPOTrainer
 
 from satisfice.engines.base import Sampling
 from satisfice.engines.transformers import TransformersEngine
+from satisfice.intervention.controls import EndScaling
 from satisfice.levels import LEVELS
 from satisfice.problems import GraderPool, Problem
 from satisfice.reinforcement.alarms import Alarms
 from satisfice.reinforcement.objective import Condition, Objective, ObjectiveError, Rollouts, Step, violations
+from satisfice.reinforcement.recipe import Exploration
 from satisfice.reinforcement.responses import grade_responses, training_rows, under
 from satisfice.reinforcement.segments import Judge, estimate_importance, first_right_answer, redundancy, split_steps
 from satisfice.thinking import Phase, Prompt, Split, ThinkingFormat, decode, encode_after
@@ -83,6 +85,7 @@ class LengthGRPOTrainer(GRPOTrainer):
             unless given.
         in_flight: write the responses with the transformers engine, whose batch lets a finished response go, and not
             with TRL's generation, which carries all to the end of the longest. For a device that holds the whole model.
+        explore: make endings likelier in a share of the responses; needs `in_flight`.
         say: where alarms go; Python warnings unless given.
         others: passed to `GRPOTrainer` (`peft_config`, `callbacks`, `optimizers`, ...).
 
@@ -107,12 +110,14 @@ class LengthGRPOTrainer(GRPOTrainer):
         graders: GraderPool | None = None,
         judge: Judge | None = None,
         in_flight: bool = False,
+        explore: Exploration | None = None,
         say: Any = None,
         **others: Any,
     ) -> None:
-        _check(objective, args, train_dataset, eval_dataset, in_flight)
+        _check(objective, args, train_dataset, eval_dataset, in_flight, explore)
         self.objective = objective
         self._in_flight = in_flight
+        self._explore = explore
         self.alarms = Alarms(say or functools.partial(warnings.warn, stacklevel=2))
         self.validation_accuracy: float | None = None
         self._graders = graders or GraderPool()
@@ -183,16 +188,28 @@ class LengthGRPOTrainer(GRPOTrainer):
             max_tokens=self.max_completion_length,
         )  # fmt: skip
 
+        controls = [self._exploring(row, first + row) for row in range(len(prompt_ids))]
+
         async def write(engine: TransformersEngine) -> list[list[int]]:
             asked = []
-            for row, ids in enumerate(prompt_ids):
+            for row, (ids, control) in enumerate(zip(prompt_ids, controls, strict=True)):
                 # The same after an interruption and for any number of processes; no two responses share it.
                 seed = random.Random(f"{self.args.seed}/{self.state.global_step}/{first + row}/{ids}").getrandbits(62)
-                asked.append(engine.generate(ids, replace(settings, seed=seed)))
+                asked.append(engine.generate(ids, replace(settings, seed=seed), control=control))
             return [generation.ids for generation in await asyncio.gather(*asked)]
 
         with self._engine(max_batch=len(prompt_ids)) as engine:
             return asyncio.run(write(engine))
+
+    def _exploring(self, row: int, place: int) -> EndScaling | None:
+        """What makes an ending likelier in the response to a row, `place` rows into the batch of all processes."""
+        if self._explore is None or not self.model.training or self._direct[row]:
+            return None
+        # The last ones of a group, because the objective may begin some of its first.
+        if self.num_generations - place % self.num_generations > self._explore.share * self.num_generations:
+            return None
+        left = 1 - self.state.global_step / self.state.max_steps
+        return EndScaling(bias=self._explore.bias * left, state=self._prompts[row].state)
 
     @contextmanager
     def _engine(self, **options: Any) -> Iterator[TransformersEngine]:
@@ -451,9 +468,23 @@ def _named(name: str) -> Any:
 
 
 def _check(
-    objective: Objective, args: GRPOConfig, train_dataset: Dataset, eval_dataset: Dataset | None, in_flight: bool
+    objective: Objective,
+    args: GRPOConfig,
+    train_dataset: Dataset,
+    eval_dataset: Dataset | None,
+    in_flight: bool,
+    explore: Exploration | None,
 ) -> None:
     """Refuse, before anything is loaded, what would fail or mislead later."""
+    if explore and not in_flight:
+        raise ObjectiveError(
+            "explore makes endings likelier in responses that the transformers engine writes: set in_flight to true, "
+            "or leave explore out"
+        )
+    if explore and explore.share * args.num_generations < 1:
+        raise ObjectiveError(
+            f"explore.share is {explore.share:g}: of a group of {args.num_generations} that is less than one response"
+        )
     if in_flight and (args.use_vllm or args.deepspeed or args.fsdp):
         raise ObjectiveError(
             "in_flight writes responses with the model as it lies on one device: set it to false where vLLM writes "

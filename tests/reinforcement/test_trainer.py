@@ -14,6 +14,7 @@ from trl import GRPOTrainer
 from satisfice.reinforcement.adaptthink import AdaptThink
 from satisfice.reinforcement.depo import DEPO
 from satisfice.reinforcement.objective import Condition, ObjectiveError, Rollouts, over_tokens
+from satisfice.reinforcement.recipe import Exploration
 from satisfice.reinforcement.smartthinker import SmartThinker
 from satisfice.reinforcement.trainer import STATE_FILE, training_set
 
@@ -203,6 +204,29 @@ def test_the_engine_writes_the_responses_of_the_policy_as_it_stands(
     }
 
 
+def test_a_share_of_each_group_ends_its_thinking_where_the_model_would_not(
+    tmp_path: Any, tiny_config: Any, tokenizer: Any
+) -> None:
+    options = {"in_flight": True, "explore": Exploration(share=0.5, bias=100)}
+    objective = Recording()
+    trainer = make_trainer(
+        tmp_path, policy(tiny_config), tokenizer, objective, prompts=6, max_steps=3, options=options, learning_rate=0.0
+    )
+    batches, biases = captured(trainer), []
+    inner = trainer._exploring
+    trainer._exploring = lambda *row: biases.append(inner(*row)) or biases[-1]
+    trainer.train()
+    # Two of each group of four, and less and less.
+    steps = [[control and round(control.bias, 1) for control in biases[8 * step :][:8]] for step in range(3)]
+    assert steps == [[None, None, bias, bias] * 2 for bias in (100.0, 66.7, 33.3)]
+    close = tokenizer.convert_tokens_to_ids("</think>")
+    for batch, rollouts in zip(batches, objective.seen, strict=True):
+        assert int((batch["completion_ids"][:, 0] == close).sum()) == 4
+        assert rollouts.lengths.shape == (2, 4)
+    trainer.model.eval()
+    assert inner(3, 3) is None
+
+
 def test_objectives_that_read_the_text_get_what_they_need(tmp_path: Any, tiny_config: Any, tokenizer: Any) -> None:
     for objective in (DEPO(), SmartThinker()):
         trainer = make_trainer(tmp_path, policy(tiny_config), tokenizer, objective)
@@ -320,6 +344,12 @@ def test_a_checkpoint_of_another_objective_is_refused(tmp_path: Any, tiny_config
         (DEPO(), {"loss_type": "vespo"}, "takes one a response"),
         (DEPO(), {"importance_sampling_level": "sequence"}, "takes one a response"),
         (Recording(), {"options": {"in_flight": True}, "fsdp": "full_shard"}, "the weights are sharded"),
+        (Recording(), {"options": {"explore": Exploration(bias=6)}}, "set in_flight to true"),
+        (
+            Recording(),
+            {"options": {"in_flight": True, "explore": Exploration(share=0.1, bias=6)}},
+            "of a group of 4 that is less than one response",
+        ),
         (AdaptThink(), {}, "measure its accuracy on the training problems first"),
     ],
 )
