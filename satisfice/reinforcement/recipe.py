@@ -3,11 +3,12 @@
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from satisfice.levels import LEVELS
 from satisfice.parameters import nearest
 from satisfice.reinforcement import Objective, objective_from
 from satisfice.thinking import ThinkingFormat
@@ -38,12 +39,15 @@ class Exploration(BaseModel):
     Attributes:
         share: of the responses of each group.
         bias: added to the end marker's logit at the first step, in nats: 6 makes an ending 400 times as likely.
+        levels: in responses to prompts of which levels; "unlabelled" are those that name none. All unless given. Where
+            length is free or paid, early endings would be tried to no end but to be unlearned, everywhere.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     share: float = Field(0.25, gt=0, le=1)
     bias: float = Field(gt=0, le=100)
+    levels: tuple[Literal["unlabelled", "short", "medium", "long"], ...] = ("unlabelled", *LEVELS)
 
 
 class Recipe(BaseModel):

@@ -127,6 +127,7 @@ class LengthGRPOTrainer(GRPOTrainer):
         self._rendered: dict[str, Prompt] = {}
         self._prompts: list[Prompt] = []
         self._direct: list[bool] = []
+        self._levels: list[int] = []
         self._advantages: Tensor
         self._cut: Tensor | None = None
         args.reward_weights = [0.0, 1.0]
@@ -205,6 +206,8 @@ class LengthGRPOTrainer(GRPOTrainer):
         """What makes an ending likelier in the response to a row, `place` rows into the batch of all processes."""
         if self._explore is None or not self.model.training or self._direct[row]:
             return None
+        if ("unlabelled", *LEVELS)[self._levels[row] + 1] not in self._explore.levels:
+            return None
         # The last ones of a group, because the objective may begin some of its first.
         if self.num_generations - place % self.num_generations > self._explore.share * self.num_generations:
             return None
@@ -263,7 +266,9 @@ class LengthGRPOTrainer(GRPOTrainer):
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         """TRL's batch with the objective's advantages: (B,), or (B, T) where it has one for each token."""
-        output: dict[str, Any] = super()._generate_and_score_completions([self._under_condition(row) for row in inputs])
+        rows = [self._under_condition(row) for row in inputs]
+        self._levels = [row["level"] for row in rows]
+        output: dict[str, Any] = super()._generate_and_score_completions(rows)
         mask = output["completion_mask"]
         advantages = self._local(self._advantages)
         if advantages.ndim == 2:

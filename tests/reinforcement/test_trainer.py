@@ -227,6 +227,19 @@ def test_a_share_of_each_group_ends_its_thinking_where_the_model_would_not(
     assert inner(3, 3) is None
 
 
+def test_endings_are_tried_only_at_the_levels_that_are_named(tmp_path: Any, tiny_config: Any, tokenizer: Any) -> None:
+    close = tokenizer.convert_tokens_to_ids("</think>")
+    for level, tried in (("short", 4), ("long", 0), ("", 4)):
+        condition = Condition(f"Think {level}.", level) if level else Condition()
+        explore = Exploration(share=0.5, bias=100, levels=("unlabelled", "short"))
+        options = {"in_flight": True, "explore": explore}
+        objective = Recording(conditions=[condition])
+        trainer = make_trainer(tmp_path, policy(tiny_config), tokenizer, objective, options=options)
+        batches = captured(trainer)
+        trainer.train()
+        assert int((batches[0]["completion_ids"][:, 0] == close).sum()) == tried
+
+
 def test_objectives_that_read_the_text_get_what_they_need(tmp_path: Any, tiny_config: Any, tokenizer: Any) -> None:
     for objective in (DEPO(), SmartThinker()):
         trainer = make_trainer(tmp_path, policy(tiny_config), tokenizer, objective)
