@@ -8,7 +8,6 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from satisfice.levels import LEVELS
 from satisfice.parameters import nearest
 from satisfice.reinforcement import Objective, objective_from
 from satisfice.thinking import ThinkingFormat
@@ -47,7 +46,7 @@ class Exploration(BaseModel):
 
     share: float = Field(0.25, gt=0, le=1)
     bias: float = Field(gt=0, le=100)
-    levels: tuple[Literal["unlabelled", "short", "medium", "long"], ...] = ("unlabelled", *LEVELS)
+    levels: tuple[Literal["unlabelled", "short", "medium", "long"], ...] = ("unlabelled", "short", "medium", "long")
 
 
 class Recipe(BaseModel):
