@@ -48,6 +48,17 @@ class Exploration(BaseModel):
     bias: float = Field(gt=0, le=100)
     levels: tuple[Literal["unlabelled", "short", "medium", "long"], ...] = ("unlabelled", "short", "medium", "long")
 
+    def obstacle(self, *, in_flight: bool, group: int) -> str:
+        """Why this cannot work with groups of so many responses, in a sentence; "" where it can."""
+        if not in_flight:
+            return (
+                "explore makes endings likelier in responses that the transformers engine writes: set in_flight to "
+                "true, or leave explore out"
+            )
+        if self.share * group < 1:
+            return f"explore.share is {self.share:g}: of a group of {group} that is less than one response"
+        return ""
+
 
 class Recipe(BaseModel):
     """Everything that decides the trained weights.
@@ -169,6 +180,10 @@ def check_recipe(data: dict[str, Any], where: str = "recipe") -> Recipe:
     # What these raise is a sentence of its own.
     recipe.build_objective()
     recipe.thinking()
+    if recipe.explore:
+        obstacle = recipe.explore.obstacle(in_flight=recipe.in_flight, group=recipe.responses_per_prompt)
+        if obstacle:
+            raise RecipeError(f"{where}: {obstacle}")
     known = _grpo_settings()
     ours = {"reward_weights", "scale_rewards", *OURS}
     for key in recipe.grpo:

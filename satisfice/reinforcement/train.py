@@ -244,6 +244,8 @@ def _small(recipe: Recipe) -> Recipe:
             "steps": 2,
             "prompts_per_step": 2 * processes,
             "responses_per_prompt": 2,
+            # Of two responses at least one explores.
+            "explore": recipe.explore and recipe.explore.model_copy(update={"share": max(0.5, recipe.explore.share)}),
             "micro_batch": 2,
             "max_tokens": 16,
             "validation_limit": 2 * processes,

@@ -481,15 +481,8 @@ def _check(
     explore: Exploration | None,
 ) -> None:
     """Refuse, before anything is loaded, what would fail or mislead later."""
-    if explore and not in_flight:
-        raise ObjectiveError(
-            "explore makes endings likelier in responses that the transformers engine writes: set in_flight to true, "
-            "or leave explore out"
-        )
-    if explore and explore.share * args.num_generations < 1:
-        raise ObjectiveError(
-            f"explore.share is {explore.share:g}: of a group of {args.num_generations} that is less than one response"
-        )
+    if explore and (obstacle := explore.obstacle(in_flight=in_flight, group=args.num_generations)):
+        raise ObjectiveError(obstacle)
     if in_flight and (args.use_vllm or args.deepspeed or args.fsdp):
         raise ObjectiveError(
             "in_flight writes responses with the model as it lies on one device: set it to false where vLLM writes "

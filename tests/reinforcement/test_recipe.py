@@ -53,6 +53,8 @@ def test_changes_on_the_command_line_win(tmp_path: Path) -> None:
         ("adapter.rank=4", "there is no key 'adapter.rank'"),
         ("model.name=x", "model holds a value, no keys"),
         ("steps", "must look like key=value"),
+        ("explore.bias=6", "set in_flight to true"),
+        ("explore.share=0.5", "the key 'explore.bias' is missing"),
     ],
 )
 def test_a_wrong_key_or_value_is_named(tmp_path: Path, change: str, message: str) -> None:
@@ -99,6 +101,13 @@ def test_the_batch_in_trls_terms(tmp_path: Path) -> None:
         accumulation_steps(recipe, processes=3)
     with pytest.raises(RecipeError, match="TRL refuses"):
         grpo_arguments(load_recipe(path, ["schedule=sideways"]), tmp_path)
+
+
+def test_a_share_of_a_group_is_at_least_one_response_and_a_dry_run_has_one_too(tmp_path: Path) -> None:
+    path = written(tmp_path, {**MINIMAL, "in_flight": True, "responses_per_prompt": 8})
+    with pytest.raises(RecipeError, match="of a group of 8 that is less than one response"):
+        load_recipe(path, ["explore.bias=6", "explore.share=0.1"])
+    train(load_recipe(path, ["explore.bias=6", "explore.share=0.2"]), tmp_path / "out", dry_run=True)
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: f"{path.parent.name}-{path.stem}")
