@@ -252,10 +252,17 @@ def test_a_killed_run_is_finished_by_the_same_command(tmp_path):
     assert [row["n"] for row in summary["rows"]] == [60, 60]
 
 
+def heed_ctrl_c():
+    """A shell that runs something in the background has it ignore SIGINT, and its children inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_ctrl_c_leaves_a_run_that_can_be_resumed(tmp_path):
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
     command = [*COMMAND, "--out", str(tmp_path / "run")]
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed_ctrl_c
+    )
     traces = tmp_path / "run" / "traces-plain.jsonl"
     deadline = time.monotonic() + 120
     while not (traces.exists() and traces.read_bytes().count(b"\n") >= 5):

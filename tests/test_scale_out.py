@@ -1,6 +1,7 @@
 """Many workers, one run folder: what they are asked, what they answer, and what happens when one of them dies."""
 
 import asyncio
+import functools
 import os
 import pickle
 import re
@@ -249,7 +250,10 @@ def started(tmp_path):
     def start(*more):
         command = [sys.executable, "-m", "satisfice.cli", *COMPARE, "--engine", "ray", "--workers", "2"]
         log = (tmp_path / "log").open("ab")
-        processes.append(subprocess.Popen([*command, *more], stdout=log, stderr=log, start_new_session=True))
+        # In the background SIGINT is ignored, and children inherit that.
+        heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+        started = subprocess.Popen([*command, *more], stdout=log, stderr=log, start_new_session=True, preexec_fn=heed)
+        processes.append(started)
         return processes[-1]
 
     yield start
