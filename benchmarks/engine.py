@@ -82,7 +82,7 @@ async def in_flight(
 
 async def measure(options: argparse.Namespace) -> dict[str, object]:
     thinking = None if options.model == "lab" else ThinkingFormat.custom("<think>", "</think>")
-    # A store of past prefixes would spare the second round its prompts, which the other side has to compute.
+    # A store of past prefixes would save the second round its prompts, which the other side has to compute.
     engine = TransformersEngine.load(
         options.model, thinking=thinking, threads=options.threads, max_batch=options.batch, max_cached_tokens=0
     )

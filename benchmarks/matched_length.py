@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from satisfice.measurement import summarise
-from satisfice.run_folder import read_run
+from satisfice.runs.run_folder import read_run
 
 
 def main() -> None:

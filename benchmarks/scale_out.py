@@ -19,10 +19,10 @@ from typing import Any
 import psutil
 
 from satisfice.engines.transformers import TransformersEngine
-from satisfice.experiment import Experiment, Progress, methods_from, run
 from satisfice.problems import GraderPool, load_problems
-from satisfice.run_folder import RunFolder
-from satisfice.scale_out import ray_workers
+from satisfice.runs.experiment import Experiment, Progress, methods_from, run
+from satisfice.runs.run_folder import RunFolder
+from satisfice.runs.scale_out import ray_workers
 
 
 def processor_seconds() -> float:

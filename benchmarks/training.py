@@ -20,8 +20,8 @@ from trl import GRPOConfig, GRPOTrainer
 from satisfice.lab import WEIGHTS
 from satisfice.problems import load_problems
 from satisfice.problems.graders import grade_answer
-from satisfice.reinforcement.dr_grpo import DrGRPO
-from satisfice.reinforcement.trainer import LengthGRPOTrainer, training_set
+from satisfice.reinforcement.objectives.dr_grpo import DrGRPO
+from satisfice.training.grpo import LengthGRPOTrainer, training_set
 
 
 class Clock(TrainerCallback):
@@ -38,7 +38,7 @@ class Clock(TrainerCallback):
 
 
 def correct(completions: list[Any], answer: list[str], **_: Any) -> list[float]:
-    """What a user of plain TRL writes: the text behind the marker, graded."""
+    """What a user of plain TRL writes: the text after the marker, graded."""
     texts = [completion[0]["content"].rpartition("</think>")[2] for completion in completions]
     return [float(grade_answer("math", text, gold).correct) for text, gold in zip(texts, answer, strict=True)]
 

@@ -23,11 +23,11 @@ from typing import Any
 from satisfice.engines.base import Sampling
 from satisfice.engines.transformers import TransformersEngine
 from satisfice.engines.vllm import CPU_BLOCK, VLLMEngine
-from satisfice.experiment import every_method
 from satisfice.intervention.controls import EndScaling
 from satisfice.intervention.method import together
 from satisfice.lab import WEIGHTS
 from satisfice.problems import load_problems
+from satisfice.runs.experiment import every_method
 
 
 def requests(engine: Any, options: Any) -> list[tuple[list[int], int, Sampling]]:

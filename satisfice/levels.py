@@ -1,6 +1,7 @@
 """Levels: the length instructions that a trained model obeys, in a small file beside its weights.
 
-Training writes them, engines read them, and whoever serves the model finds there what to put behind a question.
+Training writes them, engines read them, and whoever serves the model finds there what to put after a question. The
+same file says how the model marks its thinking; see `ThinkingFormat.detect`.
 """
 
 import json
@@ -37,5 +38,5 @@ def read_levels(folder: Path) -> dict[str, str]:
 
 
 def with_instruction(question: str, instruction: str) -> str:
-    """A question with an instruction about length behind it, as in training."""
+    """A question with an instruction about length after it, as in training."""
     return f"{question}\n\n{instruction}" if instruction else question

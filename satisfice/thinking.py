@@ -9,14 +9,16 @@ cannot disagree.
 """
 
 import functools
+import json
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, fields, replace
 from enum import IntEnum
+from pathlib import Path
 from typing import Any
 
-import numpy as np
-from transformers import PreTrainedTokenizerBase
+from satisfice.lazy import PreTrainedTokenizerBase, np
+from satisfice.levels import FILE
 
 
 class Phase(IntEnum):
@@ -27,7 +29,7 @@ class Phase(IntEnum):
     THINKING = 1
     """Inside thinking."""
     ANSWER = 2
-    """Thinking is closed, or there is none to come."""
+    """Thinking is closed, or there was none; a model may open it again."""
 
 
 class UnknownThinkingFormat(ValueError):  # noqa: N818
@@ -50,6 +52,7 @@ class ThinkingFormat:
         closing: what to write to close it: the marker and what follows it in training data.
         newline_before_close: whether a line break stands before the closing marker in training data.
         force_open: whether to open thinking in the prompt where the chat template does not.
+        also_open, also_close: other spellings of the two markers, which are read and never written.
     """
 
     name: str
@@ -59,6 +62,18 @@ class ThinkingFormat:
     closing: str
     newline_before_close: bool = True
     force_open: bool = False
+    also_open: tuple[str, ...] = ()
+    also_close: tuple[str, ...] = ()
+
+    @property
+    def openers(self) -> tuple[str, ...]:
+        """The texts that open thinking."""
+        return (self.open, *self.also_open)
+
+    @property
+    def closers(self) -> tuple[str, ...]:
+        """The texts that close thinking or, where it was never opened, begin the answer."""
+        return (self.close, *self.also_close)
 
     @classmethod
     def custom(cls, open: str, close: str, force_open: bool = True) -> "ThinkingFormat":
@@ -95,6 +110,8 @@ class ThinkingFormat:
     def detect(cls, tokenizer: PreTrainedTokenizerBase, model_name: str = "") -> "ThinkingFormat":
         """The format of a tokenizer, from its vocabulary, its chat template and the model's name.
 
+        A directory that `satisfice train` wrote says it itself.
+
         Args:
             tokenizer: a tokenizer with the model's chat template.
             model_name: Hub id or path; needed for s1 models, whose tokenizer is that of their base.
@@ -103,6 +120,10 @@ class ThinkingFormat:
             UnknownThinkingFormat: nothing known was found; the message shows how to pass a format.
         """
         name = model_name or tokenizer.name_or_path or ""
+        # An adapter is loaded under the name of its base, with the tokenizer beside it.
+        for place in (name, str(tokenizer.name_or_path or "")):
+            if place and (written := _written(Path(place) / FILE)):
+                return written
         vocabulary = tokenizer.get_vocab()
         templates = tokenizer.chat_template or ""  # a text, or several by name
         template = templates if isinstance(templates, str) else "".join(templates.values())
@@ -127,7 +148,7 @@ class ThinkingFormat:
         return encode_after(tokenizer, self.close)
 
     def forced_close(self, tokenizer: PreTrainedTokenizerBase, text_so_far: str, cue: str = "") -> list[int]:
-        """Token ids that close thinking after `text_so_far`, with an answer cue behind it.
+        """Token ids that close thinking after `text_so_far`, with an answer cue after it.
 
         A line break comes first where the format has one and the text does not end with one already; empty
         thinking needs none.
@@ -137,19 +158,19 @@ class ThinkingFormat:
 
     def automaton(self, tokenizer: PreTrainedTokenizerBase) -> "MarkerAutomaton":
         """The compiled automaton for this tokenizer; compiled once, then served from a cache."""
-        return _compiled(self.open, self.close, tokenizer, len(tokenizer))
+        return _compiled(self.openers, self.closers, tokenizer, len(tokenizer))
 
     def render(
         self, tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[str, str]], thinking: bool = True
     ) -> "Prompt":
         """The prompt for `messages` with the response about to begin.
 
-        The phase at its end is read from what the template writes behind the last message, so a marker inside a
+        The phase at its end is read from what the template writes after the last message, so a marker inside a
         user's message changes nothing.
 
         Args:
             tokenizer: the model's tokenizer. Without a chat template, the prompt is the contents alone, each followed
-                by an empty line, behind the token that begins a text where the tokenizer writes one.
+                by an empty line, after the token that begins a text where the tokenizer writes one.
             messages: chat messages, `{"role", "content"}`; the last one is the user's.
             thinking: switches a hybrid model's template on or off; a template without a switch is left as it is.
         """
@@ -175,7 +196,7 @@ class ThinkingFormat:
         if thinking and self.force_open and automaton.phase(state) is Phase.BEFORE:
             text += self.opening
             state = automaton.run_text(self.opening, state)
-        return Prompt(text, _encode(tokenizer, text), state)
+        return Prompt(text, list(_encoded_prompt(tokenizer, text, len(tokenizer))), state)
 
     def split(
         self, tokenizer: PreTrainedTokenizerBase, response_ids: Sequence[int], state: int | None = None
@@ -187,22 +208,15 @@ class ThinkingFormat:
             response_ids: ids of everything after the prompt.
             state: the automaton's state at the end of the prompt (`Prompt.state`); None means before thinking.
         """
-        automaton = self.automaton(tokenizer)
-        tracker = ThinkingTracker(automaton, state)
-        start = tracker.state
+        tracker = ThinkingTracker(self.automaton(tokenizer), state)
+        splitter = StreamSplitter(self, tokenizer, tracker.phase, tracker.state)
         for token in response_ids:
             tracker.push(token)
-        text = decode(tokenizer, response_ids)
-        if tracker.phase is Phase.BEFORE or automaton.phase(start) is Phase.ANSWER:
-            return Split(tracker.span, "", text, tracker.phase)
-        written = text.encode()
-        opened, closed = automaton.marker_ends(written, start)
-        # A marker that began in the prompt is only partly in the response.
-        before = written[: max(opened - len(self.open.encode()), 0)]
-        if closed is None:
-            return Split(tracker.span, (before + written[opened:]).decode(), "", tracker.phase)
-        thinking = before + written[opened : max(closed - len(self.close.encode()), 0)]
-        return Split(tracker.span, thinking.decode(), written[closed:].decode(), tracker.phase)
+        pieces = [*splitter.push(decode(tokenizer, response_ids)), *splitter.rest()]
+        thinking, answer = (
+            "".join(text for phase, text in pieces if phase is part) for part in (Phase.THINKING, Phase.ANSWER)
+        )
+        return Split(tracker.span, thinking, answer, tracker.phase, tracker.thinking_tokens)
 
 
 @dataclass(frozen=True)
@@ -219,16 +233,34 @@ class Split:
     """A divided response.
 
     Attributes:
-        span: start and end (exclusive) of thinking in the response's tokens; both markers are inside.
+        span: start and end (exclusive) of thinking in the response's tokens; both markers are inside. Where thinking
+            was opened again, from its first beginning to its last end.
         thinking: its text, without markers.
-        answer: the text after it, untouched; the whole response where there was no thinking.
+        answer: all other text, without markers; the whole response where there was no thinking.
         phase: the phase at the end of the response.
+        thinking_tokens: those inside `span`, less those of answers between two stretches of thinking.
     """
 
     span: tuple[int, int]
     thinking: str
     answer: str
     phase: Phase
+    thinking_tokens: int = field(default=0, compare=False)
+
+
+def _written(path: Path) -> ThinkingFormat | None:
+    """The format that a training wrote beside its weights, None where there is none.
+
+    Raises:
+        ValueError: the file cannot be read.
+    """
+    if not path.is_file():
+        return None
+    try:
+        given = json.loads(path.read_text()).get("thinking")
+        return ThinkingFormat(**{key.name: given[key.name] for key in fields(ThinkingFormat)}) if given else None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is not what satisfice wrote ({error}); remove it or train again") from error
 
 
 def _tags(name: str, open: str, close: str) -> ThinkingFormat:
@@ -248,6 +280,9 @@ FAMILIES: dict[str, ThinkingFormat] = {
             "<|channel|>analysis<|message|>",
             "<|end|><|start|>assistant<|channel|>final<|message|>",
             newline_before_close=False,
+            # A second message that thinks, and an answer without any before it.
+            also_open=("<|end|><|start|>assistant<|channel|>analysis<|message|>",),
+            also_close=("<|channel|>final<|message|>",),
         ),
         ThinkingFormat("gemma-4", "<|channel>thought", "<channel|>", "<|channel>thought\n", "<channel|>"),
         _tags("seed-oss", "<seed:think>", "</seed:think>"),
@@ -271,11 +306,16 @@ def _encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
+@functools.lru_cache(maxsize=256)  # several responses, and several methods, begin with one prompt
+def _encoded_prompt(tokenizer: PreTrainedTokenizerBase, text: str, size: int) -> tuple[int, ...]:
+    return tuple(_encode(tokenizer, text))
+
+
 def encode_after(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """Token ids of `text` where it goes on from earlier text.
 
     Sentencepiece-like tokenizers put a space before the first word of whatever they encode; in the middle of a
-    response that space would be wrong. So the text is encoded behind a digit, whose tokens are cut off again.
+    response that space would be wrong. So the text is encoded after a digit, whose tokens are cut off again.
     """
     return list(_encoded_after(tokenizer, text, len(tokenizer)))
 
@@ -293,30 +333,56 @@ def decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
     return str(tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
 
+UNCERTAIN = 4
+"""Characters at the end of a text that one more token may still change: a character has four bytes at most."""
+PENDING = 32
+"""Tokens without a whole character after which the text before the last of them is given as it is."""
+
+
 class TextStream:
-    """The text of a sequence while its tokens come; a character that spans tokens is given once it is whole."""
+    """The text of a sequence while its tokens come; a character that spans tokens is given once it is whole.
+
+    Tokens that never form a character are given as replacement characters, a few tokens late, so that each new token
+    is read beside a bounded number of others.
+    """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._tokenizer = tokenizer
         # What a token reads like may depend on the one before it, so the last ones that were given are kept.
         self._given: list[int] = []
-        self._given_text = ""
+        self._shown = 0  # characters of the text of `_given` and `_new` that were given
         self._new: list[int] = []
 
     def push(self, token: int) -> str:
         """The text that one more token completes; "" where it ends inside a character."""
         self._new.append(token)
         text = decode(self._tokenizer, [*self._given, *self._new])
-        return "" if text.endswith("\ufffd") else self._give(text)
+        if not text.endswith("\ufffd"):
+            return self._give(text)
+        return self._give_up(text) if len(self._new) >= PENDING else ""
 
     def rest(self) -> str:
         """What is left of a character that was never completed."""
         return self._give(decode(self._tokenizer, [*self._given, *self._new])) if self._new else ""
 
     def _give(self, text: str) -> str:
-        piece = text[len(self._given_text) :]
+        piece = text[self._shown :]
         self._given, self._new = self._new, []
-        self._given_text = decode(self._tokenizer, self._given)
+        self._shown = len(decode(self._tokenizer, self._given))
+        return piece
+
+    def _give_up(self, text: str) -> str:
+        """What is certain of a text that ends in no character, whose tokens in the middle are forgotten.
+
+        The last tokens say how the next one reads. The first ones are kept beside them, since some tokenizers call all
+        bytes of a run wrong where one is.
+        """
+        kept = [*self._new[: PENDING // 4], *self._new[-PENDING // 4 :]]
+        shorter = decode(self._tokenizer, [*self._given, *kept])
+        if shorter[-2 * UNCERTAIN :] != text[-2 * UNCERTAIN :]:
+            return ""
+        piece = text[self._shown : -UNCERTAIN]
+        self._new, self._shown = kept, len(shorter) - UNCERTAIN
         return piece
 
 
@@ -327,23 +393,29 @@ class TextStream:
 class MarkerAutomaton:
     """Which phase a response is in, as a table over tokens.
 
-    States 0.. are partial matches before thinking, then partial matches of the closing marker inside thinking,
-    then one final state for the answer. A closing marker without an opening one also ends thinking: some
-    templates open thinking in ways that a prompt does not show.
+    Every phase has a state for each beginning of a marker. A marker that is complete leads to the first state of the
+    phase that it begins, from whichever phase: thinking may be opened again after an answer, and a closing marker
+    without an opening one ends thinking, because some templates open it in ways that a prompt does not show.
 
     Attributes:
         bytes_table: (S, 256) int16, next state for one byte of text.
         token_table: (S, V) int16, next state for one whole token; V is the highest id of the tokenizer plus one.
         phases: (S,) the `Phase` of each state.
-        thinking_state: the state just after the opening marker.
-        answer_state: the final state.
+        thinking_state: the state just after an opening marker.
+        answer_state: the state just after a closing marker.
+        matched: (S,) bytes of a marker that each state stands for.
+        completes: (S,) by the byte that completes a marker in a state, the marker's length in bytes.
+        tokens: (V,) the text of each token.
     """
 
-    bytes_table: np.ndarray
-    token_table: np.ndarray
-    phases: np.ndarray
+    bytes_table: "np.ndarray"
+    token_table: "np.ndarray"
+    phases: "np.ndarray"
     thinking_state: int
     answer_state: int
+    matched: list[int]
+    completes: list[dict[int, int]]
+    tokens: list[bytes]
 
     def phase(self, state: int) -> Phase:
         """The phase of a state."""
@@ -371,39 +443,27 @@ class MarkerAutomaton:
 
     def run_text(self, text: str, state: int = 0) -> int:
         """The state after reading `text` from `state`."""
-        for byte in text.encode(errors="surrogatepass"):
-            state = int(self.bytes_table[state, byte])
+        return self.run_bytes(text.encode(errors="surrogatepass"), state)
+
+    def run_bytes(self, text: bytes, state: int = 0) -> int:
+        """The state after reading the bytes of a text from `state`."""
+        rows = self._bytes_rows
+        for byte in text:
+            state = rows[state][byte]
         return state
 
-    @functools.cached_property
-    def _matched(self) -> list[int]:
-        """How many bytes of a marker each state stands for: its distance from the first state of its phase."""
-        matched: dict[int, int] = {}
-        for first in (0, self.thinking_state, self.answer_state):
-            matched[first], order = 0, [first]
-            for state in order:
-                for reached in self._bytes_rows[state]:
-                    if reached not in matched and self._phases[reached] is self._phases[first]:
-                        matched[reached] = matched[state] + 1
-                        order.append(reached)
-        return [matched.get(state, 0) for state in range(len(self._phases))]
+    def markers(self, text: bytes, state: int) -> Iterator[tuple[int, int, Phase, Phase]]:
+        """The markers that `text` completes, read from `state`.
 
-    def marker_ends(self, text: bytes, state: int = 0) -> tuple[int, int | None]:
-        """Where in `text` the opening and the closing marker end.
-
-        Returns:
-            the index behind the opening marker, 0 where it does not come; the index behind the closing marker that
-            ends thinking, None where it does not come.
+        Yields:
+            the index after a marker, its length in bytes (a part of it may stand before `text`), and the phases before
+            and after it.
         """
-        table, phases = self._bytes_rows, self._phases
-        opened = 0
-        for index, byte in enumerate(text, start=1):
-            before, state = state, table[state][byte]
-            if phases[state] == Phase.ANSWER:
-                return opened, index
-            if phases[state] != phases[before]:
-                opened = index
-        return opened, None
+        rows, completes = self._bytes_rows, self.completes
+        for end, byte in enumerate(text, start=1):
+            before, state = state, rows[state][byte]
+            if (found := completes[before]) and byte in found:
+                yield end, found[byte], self._phases[before], self._phases[state]
 
 
 class ThinkingTracker:
@@ -413,7 +473,8 @@ class ThinkingTracker:
         state: state of the automaton.
         phase: the phase after the tokens pushed so far.
         position: tokens pushed so far.
-        end: index behind the token that completed the closing marker, None while it has not come.
+        spans: the stretches of thinking that are closed, each with its start and end (exclusive) in tokens; markers are
+            inside. Most responses have one.
     """
 
     def __init__(self, automaton: MarkerAutomaton, state: int | None = None) -> None:
@@ -421,111 +482,173 @@ class ThinkingTracker:
         self.state = 0 if state is None else state
         self.phase = automaton.phase(self.state)
         self.position = 0
-        self.end: int | None = 0 if self.phase is Phase.ANSWER else None
+        self.spans: tuple[tuple[int, int], ...] = ()
+        self._open: int | None = 0 if self.phase is Phase.THINKING else None  # where the open stretch begins
+        self._held: tuple[int, ...] = ()  # lengths of the last tokens, as far as a marker may begin in them
+
+    @property
+    def end(self) -> int | None:
+        """Index after the token that closed thinking last; None while it is open or still to come."""
+        if self.phase is not Phase.ANSWER:
+            return None
+        return self.spans[-1][1] if self.spans else 0
 
     @property
     def span(self) -> tuple[int, int]:
-        """Start and end (exclusive) of thinking so far; (0, 0) where there is none.
+        """Start and end (exclusive) of thinking so far, from its first beginning on; (0, 0) where there is none.
 
         Thinking starts with the response: what a model writes before its opening marker, and the marker itself,
-        is counted as thinking.
+        is counted as thinking. An answer between two stretches of thinking is inside.
         """
-        if self.phase is Phase.BEFORE:
-            return (0, 0)
-        return (0, self.position if self.end is None else self.end)
+        spans = self._all_spans()
+        return (spans[0][0], spans[-1][1]) if spans else (0, 0)
+
+    @property
+    def thinking_tokens(self) -> int:
+        """Tokens of all stretches of thinking so far."""
+        return sum(end - start for start, end in self._all_spans())
+
+    def _all_spans(self) -> tuple[tuple[int, int], ...]:
+        return self.spans if self._open is None else (*self.spans, (self._open, self.position))
 
     def push(self, token: int) -> Phase:
         """Read one more token and return the phase after it."""
         self.position += 1
-        state = self.automaton.step(self.state, token)
-        if state != self.state:  # most tokens are no part of a marker
-            self.state, self.phase = state, self.automaton.phase(state)
-            if self.end is None and self.phase is Phase.ANSWER:
-                self.end = self.position
+        before, self.state = self.state, self.automaton.step(self.state, token)
+        if self.state == before and not self.automaton.matched[before]:  # most tokens are no part of a marker
+            return self.phase
+        left, self.phase = self.phase, self.automaton.phase(self.state)
+        if left is Phase.BEFORE and self.phase is not left:
+            self._open = 0
+        elif left is Phase.ANSWER and self.phase is Phase.THINKING:
+            self._open = self._opened_at(before, token)
+        if self._open is not None and self.phase is Phase.ANSWER:
+            self.spans = (*self.spans, (self._open, self.position))
+            self._open = None
+        self._held = self._holding(token)
         return self.phase
+
+    def _length(self, token: int) -> int:
+        tokens = self.automaton.tokens
+        return len(tokens[token]) if token < len(tokens) else 0
+
+    def _holding(self, token: int) -> tuple[int, ...]:
+        """Lengths of the newest tokens that hold the beginning of a marker."""
+        held = (*self._held, self._length(token))
+        while held and sum(held[1:]) >= self.automaton.matched[self.state]:
+            held = held[1:]
+        return held
+
+    def _opened_at(self, before: int, token: int) -> int:
+        """The place of the token in which the opening marker begins that `token` completes, read from `before`."""
+        found = self.automaton.markers(self.automaton.tokens[token], before)
+        outside = next(length - end for end, length, _, phase in found if phase is Phase.THINKING)
+        place, held = self.position - 1, list(self._held)
+        while outside > 0 and held:
+            outside -= held.pop()
+            place -= 1
+        return max(place, self.spans[-1][1] if self.spans else 0)  # one token may hold the end of the last stretch too
 
 
 class StreamSplitter:
     """Divides the text of a response into its parts while it comes, and leaves the markers out.
 
-    What may turn out to be the beginning of a marker is kept until it is known.
+    What may turn out to be the beginning of a marker is kept until it is known. So is all text before the first
+    marker, where thinking was not opened by the prompt: it is thinking if a marker comes, and the answer if none does.
 
     Args:
         thinking: the format.
         tokenizer: the model's tokenizer.
         phase: where the response begins.
+        state: the automaton's own state there, where a marker may have begun in the prompt (`Prompt.state`).
     """
 
-    def __init__(self, thinking: ThinkingFormat, tokenizer: PreTrainedTokenizerBase, phase: Phase) -> None:
-        self._automaton = thinking.automaton(tokenizer)
-        self._markers = {Phase.THINKING: len(thinking.open.encode()), Phase.ANSWER: len(thinking.close.encode())}
-        self._state = (0, self._automaton.thinking_state, self._automaton.answer_state)[phase]
-        self._kept = bytearray()
+    def __init__(
+        self, thinking: ThinkingFormat, tokenizer: PreTrainedTokenizerBase, phase: Phase, state: int | None = None
+    ) -> None:
+        automaton = self._automaton = thinking.automaton(tokenizer)
+        self._state = (0, automaton.thinking_state, automaton.answer_state)[phase] if state is None else state
+        self._kept = b""
 
     def push(self, text: str) -> list[tuple[Phase, str]]:
-        """The pieces that are certain now, each with its phase; none is empty."""
+        """The pieces that are certain now, thinking and answer; none is empty."""
         automaton, pieces = self._automaton, []
-        for byte in text.encode():
-            before, self._state = self._state, automaton._bytes_rows[self._state][byte]
-            self._kept.append(byte)
-            phase = automaton.phase(self._state)
-            if phase is not automaton.phase(before):
-                del self._kept[-self._markers[phase] :]
-                pieces += self._give(automaton.phase(before), len(self._kept))
-        return pieces + self._give(automaton.phase(self._state), len(self._kept) - automaton._matched[self._state])
+        new = text.encode()
+        written, begin, known = self._kept + new, 0, len(self._kept)
+        for end, length, before, _ in automaton.markers(new, self._state):
+            part = Phase.ANSWER if before is Phase.ANSWER else Phase.THINKING
+            pieces.append((part, written[begin : max(begin, known + end - length)]))
+            begin = known + end
+        self._state = automaton.run_bytes(new, self._state)
+        phase = automaton.phase(self._state)
+        settled = begin
+        if phase is not Phase.BEFORE:
+            settled = max(begin, len(written) - automaton.matched[self._state])
+            pieces.append((phase, written[begin:settled]))
+        self._kept = written[settled:]
+        return [(part, piece.decode()) for part, piece in pieces if piece]
 
     def rest(self) -> list[tuple[Phase, str]]:
-        """The last piece: the beginning of a marker that never came."""
-        return self._give(self._automaton.phase(self._state), len(self._kept))
-
-    def _give(self, phase: Phase, count: int) -> list[tuple[Phase, str]]:
-        piece = self._kept[:count].decode()
-        del self._kept[:count]
-        return [(phase, piece)] if piece else []
+        """The last piece: what was kept for a marker that never came."""
+        piece, self._kept = self._kept.decode(), b""
+        thinking = self._automaton.phase(self._state) is Phase.THINKING
+        return [(Phase.THINKING if thinking else Phase.ANSWER, piece)] if piece else []
 
 
-def _prefix_automaton(patterns: Sequence[bytes]) -> tuple[np.ndarray, list[int]]:
-    """Aho-Corasick over a few patterns: (nodes, 256) transitions and the node that completes each pattern."""
+def _prefix_automaton(patterns: Sequence[bytes]) -> "tuple[np.ndarray, list[int], list[int | None]]":
+    """Aho-Corasick over a few patterns.
+
+    Returns:
+        (nodes, 256) transitions; how many bytes each node stands for; the longest pattern that each node completes, by
+        its index, None where it completes none.
+    """
     children: list[dict[int, int]] = [{}]
-    ends = []
-    for pattern in patterns:
+    depths = [0]
+    ends: list[int | None] = [None]
+    for index, pattern in enumerate(patterns):
         node = 0
         for byte in pattern:
             if byte not in children[node]:
                 children[node][byte] = len(children)
                 children.append({})
+                depths.append(depths[node] + 1)
+                ends.append(None)
             node = children[node][byte]
-        ends.append(node)
+        ends[node] = index
     table = np.zeros((len(children), 256), dtype=np.int16)
     fallback = [0] * len(children)
     order = [0]
     for node in order:  # breadth first: a node's fallback is complete before its children need it
         if node:
             table[node] = table[fallback[node]]
+            ends[node] = ends[fallback[node]] if ends[node] is None else ends[node]
         for byte, child in children[node].items():
             fallback[child] = int(table[node, byte]) if node else 0
             table[node, byte] = child
             order.append(child)
-    return table, ends
+    return table, depths, ends
 
 
-def _compile(open_marker: bytes, close_marker: bytes, tokens: list[bytes]) -> MarkerAutomaton:
-    before, (opened, closed) = _prefix_automaton([open_marker, close_marker])
-    inside, (closed_inside,) = _prefix_automaton([close_marker])
-    offset = len(before)
-    answer = offset + len(inside)
-    table = np.empty((answer + 1, 256), dtype=np.int16)
-    table[:offset] = before
-    table[:offset][before == opened] = offset
-    table[:offset][before == closed] = answer
-    table[offset:answer] = inside + offset
-    table[offset:answer][inside == closed_inside] = answer
-    table[answer] = answer
-    phases = np.array([Phase.BEFORE] * offset + [Phase.THINKING] * len(inside) + [Phase.ANSWER])
-    return MarkerAutomaton(table, _token_table(table, tokens), phases, offset, answer)
+def _compile(openers: Sequence[bytes], closers: Sequence[bytes], tokens: list[bytes]) -> MarkerAutomaton:
+    patterns = [*openers, *closers]
+    table, depths, ends = _prefix_automaton(patterns)
+    nodes = len(table)
+    # The same nodes in every phase; whatever completes a marker goes to the first node of the phase that it begins.
+    phases = np.repeat(np.array([Phase.BEFORE, Phase.THINKING, Phase.ANSWER]), nodes)
+    whole = np.concatenate([table + phase * nodes for phase in range(3)]).astype(np.int16)
+    completes: list[dict[int, int]] = [{} for _ in range(nodes)]
+    for end, index in enumerate(ends):
+        if index is not None:
+            begins = Phase.THINKING if index < len(openers) else Phase.ANSWER
+            whole[np.tile(table == end, (3, 1))] = begins * nodes
+            for node, byte in np.argwhere(table == end).tolist():
+                completes[node][byte] = len(patterns[index])
+    return MarkerAutomaton(
+        whole, _token_table(whole, tokens), phases, nodes, 2 * nodes, depths * 3, completes * 3, tokens
+    )
 
 
-def _token_table(bytes_table: np.ndarray, tokens: list[bytes]) -> np.ndarray:
+def _token_table(bytes_table: "np.ndarray", tokens: list[bytes]) -> "np.ndarray":
     """Next states for whole tokens, (S, V), from those for single bytes, (S, 256)."""
     text = np.frombuffer(b"".join(tokens), dtype=np.uint8)
     lengths = np.array([len(token) for token in tokens], dtype=np.int64)
@@ -550,10 +673,11 @@ def _token_table(bytes_table: np.ndarray, tokens: list[bytes]) -> np.ndarray:
 
 @functools.lru_cache(maxsize=16)
 def _compiled(
-    open_marker: str, close_marker: str, tokenizer: PreTrainedTokenizerBase, vocabulary_size: int
+    openers: tuple[str, ...], closers: tuple[str, ...], tokenizer: PreTrainedTokenizerBase, vocabulary_size: int
 ) -> MarkerAutomaton:
     # The size is part of the cache's key alone: tokens may be added to a tokenizer after its first use.
-    return _compile(open_marker.encode(), close_marker.encode(), token_bytes(tokenizer))
+    opening, closing = ([marker.encode() for marker in markers] for markers in (openers, closers))
+    return _compile(opening, closing, token_bytes(tokenizer))
 
 
 def token_bytes(tokenizer: PreTrainedTokenizerBase) -> list[bytes]:

@@ -1,17 +1,21 @@
 """The record that flows through every room: one solved problem, what it cost and how it was graded.
 
+What failed is no trace but an `Attempt`: it is kept and counted, and measured by nobody.
+
 A trace holds both token ids and text: ids because every count must be the engine's own (re-tokenised text merges
 and drops tokens), text because a person, a grader and a report read it. Records are written as JSON lines; a
 field that this version does not know is kept through reading and writing, so newer runs survive older tools.
 """
 
 import json
-from typing import Any, Literal
+import re
+from typing import Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import PydanticSerializationError, from_json
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""2: what failed is an `Attempt`; version 1 wrote it as a trace with an error."""
 
 # By default pydantic writes infinities and NaN as null, which could not be read back into a number.
 _RECORD = ConfigDict(extra="allow", ser_json_inf_nan="strings")
@@ -22,7 +26,6 @@ StopReason = Literal[
     "end of text",  # the model ended the whole response inside its thinking
     "token limit",  # the response ran into max_tokens inside its thinking
     "not opened",  # there was no thinking phase in this response
-    "error",  # the method failed on this problem; see `Trace.error`
 ]
 """Why thinking ended."""
 
@@ -133,13 +136,37 @@ class Event(BaseModel):
     detail: dict[str, Any] = Field(default_factory=dict)
 
 
-class Trace(BaseModel):
+class _Line(BaseModel):
+    """A record that stands on a line of its own. Fields named in `_left_out` are not written where they are empty."""
+
+    model_config = _RECORD
+
+    _left_out: ClassVar[tuple[str, ...]] = ()
+
+    def to_json(self) -> str:
+        """This record as one line of JSON, without the line break.
+
+        Text comes back from `from_json` as it was, except for lone surrogates (halves of a character that a server
+        cut in two), which no UTF-8 file can hold: each becomes U+FFFD.
+        """
+        empty = {name for name in self._left_out if not getattr(self, name)}
+        try:
+            return self.model_dump_json(exclude=empty)
+        except PydanticSerializationError:
+            text = json.dumps(self.model_dump(), ensure_ascii=False)
+            clean = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+            return type(self).model_validate(json.loads(clean)).model_dump_json(exclude=empty)
+
+
+class Trace(_Line):
     """One solved problem.
 
     Attributes:
         schema_version: version of this record.
         problem_id, source: which problem, of which set.
         prompt: the question as the user would put it.
+        system: the system turn before it, "" for none.
+        history: turns of the chat between the two, each a role and what it said.
         gold: the expected answer as the problem set gives it.
         method: the method with its parameters, as spelled on the command line.
         sample: index of the sample of this problem, from 0.
@@ -149,15 +176,17 @@ class Trace(BaseModel):
         thinking_span: start and end (exclusive, closing marker included) of thinking in `response_ids`.
         thinking, answer: the two parts as text, without markers.
         stop: why thinking ended.
-        finished: whether the model ended the response itself; False means that it hit the token limit.
-        stopped_by: what ended the response: the id or text of the stop, or "length".
+        finished: whether the model, or the method, ended the response; False means that it hit the token limit.
+        stopped_by: what ended the response: the text of the stop, "method", or "length".
         events: what the method did on the way.
         cost: what it took.
         grade: the verdict, None while not graded.
-        error: what went wrong, None where nothing did; a trace with an error is graded wrong.
+        logprobs: natural log-probability of each of `response_ids` in the model's own distribution, before any control,
+            temperature or truncation, to 4 decimals; None in place of a token that a method wrote. None altogether
+            where the run did not ask for them.
     """
 
-    model_config = _RECORD
+    _left_out: ClassVar[tuple[str, ...]] = ("system", "history", "logprobs")
 
     schema_version: int = SCHEMA_VERSION
     problem_id: str
@@ -178,7 +207,10 @@ class Trace(BaseModel):
     events: list[Event] = Field(default_factory=list)
     cost: Cost = Field(default_factory=Cost)
     grade: Grade | None = None
-    error: str | None = None
+    system: str = ""
+    history: list[tuple[str, str]] = Field(default_factory=list)
+    # The last on a line: whoever streams cuts them off unread, see `without_logprobs`.
+    logprobs: list[float | None] | None = None
 
     @property
     def truncated(self) -> bool:
@@ -190,19 +222,6 @@ class Trace(BaseModel):
         """Whether the answer was graded as correct; False while not graded."""
         return self.grade is not None and self.grade.correct
 
-    def to_json(self) -> str:
-        """This trace as one line of JSON, without the line break.
-
-        Text comes back from `from_json` as it was, except for lone surrogates (halves of a character that a server
-        cut in two), which no UTF-8 file can hold: each becomes U+FFFD.
-        """
-        try:
-            return self.model_dump_json()
-        except PydanticSerializationError:
-            text = json.dumps(self.model_dump(), ensure_ascii=False)
-            clean = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-            return type(self).model_validate(json.loads(clean)).model_dump_json()
-
     @classmethod
     def from_json(cls, line: str | bytes) -> "Trace":
         """The trace of one line of JSON.
@@ -210,20 +229,95 @@ class Trace(BaseModel):
         Raises:
             ValueError: the line is no trace, or one of a newer schema than this version can read.
         """
-        try:
-            record = from_json(line)
-        except ValueError as error:
-            raise ValueError(f"not a trace: the line is not JSON ({error})") from error
-        # The version first: a newer schema may hold what this one would call an error.
-        version = record.get("schema_version", SCHEMA_VERSION) if isinstance(record, dict) else SCHEMA_VERSION
-        if isinstance(version, int) and version > SCHEMA_VERSION:
-            raise ValueError(
-                f"this trace has schema version {version}, this satisfice reads up to {SCHEMA_VERSION}: "
-                "upgrade satisfice to open it"
-            )
-        try:
-            return cls.model_validate(record)
-        except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(map(str, first["loc"])) or "the line"
-            raise ValueError(f"not a trace: {place}: {first['msg']}") from error
+        return _validated(cls, _read(line, "trace"), "trace")
+
+
+class Attempt(_Line):
+    """A try at one response that failed. It is no measurement: no table counts it but as missing.
+
+    Attributes:
+        schema_version: version of this record.
+        problem_id, source, method, sample, seed: of the response that was to be had, as in `Trace`.
+        error: what went wrong, and where the fault may be a program's, the last calls before it.
+        transient: whether the same request may be served another time.
+        unexpected: whether it is the fault of a program: neither the engine nor the method refused the request.
+        cost: what was spent until then, as far as it is known.
+        at: when, as ISO 8601 in UTC.
+    """
+
+    schema_version: int = SCHEMA_VERSION
+    problem_id: str
+    source: str = ""
+    method: str
+    sample: int = 0
+    seed: int = 0
+    error: str
+    transient: bool = False
+    unexpected: bool = False
+    cost: Cost = Field(default_factory=Cost)
+    at: str = ""
+
+    @classmethod
+    def from_json(cls, line: str | bytes) -> "Attempt":
+        """The attempt of one line of JSON.
+
+        Raises:
+            ValueError: the line is no attempt, or one of a newer schema than this version can read.
+        """
+        return _validated(cls, _read(line, "attempt"), "attempt")
+
+
+def read_trace(line: str | bytes) -> Trace | Attempt:
+    """The record of one line of a file of traces: version 1 wrote there what had failed, too.
+
+    Raises:
+        ValueError: the line is neither, or of a newer schema than this version can read.
+    """
+    record = _read(line, "trace")
+    if isinstance(record, dict) and record.get("error") is not None and record.get("schema_version", 1) == 1:
+        known = {name: record[name] for name in Attempt.model_fields if name in record}
+        return _validated(Attempt, {**known, "schema_version": SCHEMA_VERSION}, "trace")
+    return _validated(Trace, record, "trace")
+
+
+_LOGPROBS = b',"logprobs":['
+_NUMBERS_TO_THE_END = re.compile(rb"[-+0-9.eE,nul]*\]\}\s*")
+
+
+def without_logprobs(line: bytes) -> bytes:
+    """A line of a file of traces without the log-probabilities that a run may have kept: a third of its numbers."""
+    at = line.rfind(_LOGPROBS)
+    if at < 0 or not _NUMBERS_TO_THE_END.fullmatch(line, at + len(_LOGPROBS)):
+        return line
+    return line[:at] + b"}"
+
+
+Record = TypeVar("Record", bound=BaseModel)
+
+
+def _read(line: str | bytes, what: str) -> Any:
+    try:
+        record = from_json(line)
+    except ValueError as error:
+        raise ValueError(f"not {_a(what)}: the line is not JSON ({error})") from error
+    # The version first: a newer schema may hold what this one would call an error.
+    version = record.get("schema_version", SCHEMA_VERSION) if isinstance(record, dict) else SCHEMA_VERSION
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        raise ValueError(
+            f"this {what} has schema version {version}, this satisfice reads up to {SCHEMA_VERSION}: "
+            "upgrade satisfice to open it"
+        )
+    return record
+
+
+def _validated(kind: type[Record], record: Any, what: str) -> Record:
+    try:
+        return kind.model_validate(record)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"])) or "the line"
+        raise ValueError(f"not {_a(what)}: {place}: {first['msg']}") from error
+
+
+def _a(what: str) -> str:
+    return f"{'an' if what[0] in 'aeiou' else 'a'} {what}"

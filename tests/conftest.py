@@ -6,10 +6,18 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
+from satisfice import registry
 from satisfice.engines.transformers import TransformersEngine
 from satisfice.lab.tokenizer import build_tokenizer
 
 torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def no_plugin_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test loads is not known to the next one."""
+    monkeypatch.setattr(registry, "_files", {})
+    monkeypatch.setattr(registry, "_used", {})
 
 
 @pytest.fixture(scope="session")

@@ -77,7 +77,7 @@ def byte_level(special: tuple[str, ...] = (), template: str | None = None) -> Pr
 def sentencepiece(
     style: str, special: tuple[str, ...] = (), template: str | None = None, bos: bool = False
 ) -> PreTrainedTokenizerFast:
-    """Like Llama 2 or Mistral 7B: a space is part of the word behind it, unknown characters fall back to bytes."""
+    """Like Llama 2 or Mistral 7B: a space is part of the word after it, unknown characters fall back to bytes."""
     lines = [line.replace("\n", " ").replace(" ", "▁") for line in LINES]
     vocabulary, merges = trained(Tokenizer(models.BPE()), lines, 200, list(ALPHABET))
     pieces = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
@@ -376,6 +376,13 @@ def response_ids(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
         ("Gemma 4", "<|channel>thought\nSo 42.\n<channel|>42", "\nSo 42.\n", "42"),
         # nothing before the answer: the closing marker began in the prompt
         ("gpt-oss", "<|channel|>final<|message|>42<|return|>", "", "42<|return|>"),
+        (
+            "gpt-oss",
+            "<|channel|>analysis<|message|>So<|end|><|start|>assistant<|channel|>analysis<|message|> 42."
+            "<|end|><|start|>assistant<|channel|>final<|message|>42",
+            "So 42.",
+            "42",
+        ),
         ("lab", "So 40+2=42.\n</think>\n\nThe answer is 42", "So 40+2=42.\n", "\n\nThe answer is 42"),
     ],
 )
@@ -389,11 +396,28 @@ def test_splits_the_response_of_each_family(model: str, response: str, thinking:
     assert decode(tokenizer, ids[split.span[1] :]) in answer
 
 
+def test_an_answer_of_gpt_oss_has_no_marker_whatever_the_prompt_ended_with() -> None:
+    tokenizer, form = load("gpt-oss")
+    again = "<|end|><|start|>assistant<|channel|>{}<|message|>"
+    for text, thinking, answer in (
+        ("<|channel|>final<|message|>5", "", "5"),
+        (f"Hm{again.format('final')}5", "Hm", "5"),
+        (
+            f"<|channel|>final<|message|>5{again.format('analysis')}Is it?{again.format('final')}, yes",
+            "Is it?",
+            "5, yes",
+        ),
+        (f"<|channel|>final<|message|>5{again.format('final')}, yes", "", "5, yes"),
+    ):
+        split = form.split(tokenizer, encode(tokenizer, text))
+        assert (split.thinking, split.answer, split.phase) == (thinking, answer, ANSWER)
+
+
 def test_splits_without_thinking() -> None:
     tokenizer, form = load("Qwen3")
     off = form.render(tokenizer, user("6*7"), thinking=False).state
-    ids = encode(tokenizer, "42, as </think> says")
-    assert form.split(tokenizer, ids, off) == Split((0, 0), "", "42, as </think> says", ANSWER)
+    ids = encode(tokenizer, "42, as 6*7 says")
+    assert form.split(tokenizer, ids, off) == Split((0, 0), "", "42, as 6*7 says", ANSWER)
     assert form.split(tokenizer, encode(tokenizer, "Just 42.")) == Split((0, 0), "", "Just 42.", BEFORE)
     assert form.split(tokenizer, []) == Split((0, 0), "", "", BEFORE)
 
@@ -409,15 +433,64 @@ def test_a_marker_that_never_comes(tokenizer_name: str) -> None:
 
 
 @each_tokenizer
-def test_only_the_first_closing_counts(tokenizer_name: str) -> None:
+def test_a_second_closing_marker_is_left_out_and_makes_nothing_thinking(tokenizer_name: str) -> None:
     tokenizer = TOKENIZERS[tokenizer_name]()
     opened = TAGS.automaton(tokenizer).thinking_state
     first, second = response_ids(tokenizer, "So 42</think>"), response_ids(tokenizer, " 42</think> 42")
     split = TAGS.split(tokenizer, first + second, opened)
-    assert split.span == (0, len(first))
+    assert (split.span, split.thinking_tokens) == ((0, len(first)), len(first))
     assert split.thinking == decode(tokenizer, first).removesuffix("</think>")
-    assert split.answer.count("</think>") == 1
+    assert split.answer == decode(tokenizer, first + second).split("</think>", 1)[1].replace("</think>", "")
     assert split.phase is ANSWER
+
+
+@pytest.mark.parametrize(
+    ("text", "thinking", "answer", "phase"),
+    [
+        ("Sure. <think>a</think>b", "Sure. a", "b", ANSWER),
+        ("a</think>b", "a", "b", ANSWER),
+        ("<think>a</think><think>b</think>5", "ab", "5", ANSWER),
+        ("<think>a</think></think>5", "a", "5", ANSWER),
+        ("<think>a</think>5<think>b</think> or 6", "ab", "5 or 6", ANSWER),
+        ("<think>a</think>5<think>b", "ab", "5", THINKING),
+        ("<think><think>a</think>5", "a", "5", ANSWER),
+        ("6 < 7 </thin", "", "6 < 7 </thin", BEFORE),
+    ],
+)
+def test_no_marker_is_left_in_either_part_whatever_their_order(
+    text: str, thinking: str, answer: str, phase: Phase
+) -> None:
+    tokenizer = byte_level()
+    split = TAGS.split(tokenizer, encode(tokenizer, text))
+    assert (split.thinking, split.answer, split.phase) == (thinking, answer, phase)
+    streamed = StreamSplitter(TAGS, tokenizer, BEFORE)
+    pieces = [piece for character in text for piece in streamed.push(character)] + streamed.rest()
+    assert "".join(written for part, written in pieces if part is THINKING) == thinking
+    assert "".join(written for part, written in pieces if part is ANSWER) == answer
+
+
+def test_thinking_that_is_opened_again_is_counted_without_the_answer_before_it() -> None:
+    tokenizer = byte_level()
+    parts = ["<think>So 42.</think>", "The answer is 42.", "<think>Wait</think>", "It is 43."]
+    lengths = [len(encode(tokenizer, part)) for part in parts]
+    tracker = ThinkingTracker(TAGS.automaton(tokenizer))
+    ends = []
+    for part in parts:
+        for token in encode(tokenizer, part):
+            tracker.push(token)
+        ends.append((tracker.phase, tracker.end, tracker.thinking_tokens))
+    assert ends == [
+        (ANSWER, lengths[0], lengths[0]),
+        (ANSWER, lengths[0], lengths[0]),
+        (ANSWER, sum(lengths[:3]), lengths[0] + lengths[2]),
+        (ANSWER, sum(lengths[:3]), lengths[0] + lengths[2]),
+    ]
+    assert tracker.span == (0, sum(lengths[:3]))
+    assert tracker.spans == ((0, lengths[0]), (sum(lengths[:2]), sum(lengths[:3])))
+    off = ThinkingTracker(TAGS.automaton(tokenizer), TAGS.automaton(tokenizer).answer_state)
+    for token in encode(tokenizer, "".join(parts[1:3])):
+        off.push(token)
+    assert off.span == (lengths[1], lengths[1] + lengths[2])
 
 
 @each_tokenizer
@@ -442,7 +515,7 @@ def test_text_before_the_opening_marker_is_thinking() -> None:
 def test_a_closing_marker_without_an_opening_one_ends_thinking() -> None:
     ids = encode(byte_level(), "So 42.</think>42<think>")
     split = TAGS.split(byte_level(), ids)
-    assert (split.thinking, split.answer, split.phase) == ("So 42.", "42<think>", ANSWER)
+    assert (split.thinking, split.answer, split.phase) == ("So 42.", "42", THINKING)
 
 
 def test_a_marker_that_is_merged_with_its_neighbours() -> None:
@@ -456,10 +529,10 @@ def test_a_marker_that_is_merged_with_its_neighbours() -> None:
 
 def test_a_token_that_holds_a_whole_marker_and_both_neighbours() -> None:
     pieces = [b"x\n</think>\n\ny</think>", b"<think>z</think>42", b"</think>\n<think>", b"y"]
-    automaton = _compile(b"<think>", b"</think>", pieces)
+    automaton = _compile([b"<think>"], [b"</think>"], pieces)
     assert automaton.phase(automaton.step(automaton.thinking_state, 0)) is ANSWER
     assert automaton.phase(automaton.step(0, 1)) is ANSWER
-    assert automaton.phase(automaton.step(0, 2)) is ANSWER
+    assert automaton.phase(automaton.step(0, 2)) is THINKING
     tracker = ThinkingTracker(automaton, automaton.thinking_state)
     assert [tracker.push(token) for token in (3, 0, 3)] == [THINKING, ANSWER, ANSWER]
     assert (tracker.end, tracker.span, tracker.position) == (2, (0, 2), 3)
@@ -584,12 +657,12 @@ def test_a_large_vocabulary_compiles_fast_and_small() -> None:
     while len(vocabulary) < 150_000:
         vocabulary.append(bytes(draw.choices(characters, k=1 + int(draw.expovariate(1 / 6)))))
     begin = time.perf_counter()
-    automaton = _compile(b"<think>", b"</think>", vocabulary)
+    automaton = _compile([b"<think>"], [b"</think>"], vocabulary)
     assert time.perf_counter() - begin < 2
     assert automaton.token_table.dtype == np.int16
-    assert automaton.token_table.shape == (automaton.answer_state + 1, 150_000)
+    assert automaton.token_table.shape == (len(automaton.phases), 150_000)
     for token in draw.sample(range(150_000), 300):
-        for state in range(automaton.answer_state + 1):
+        for state in range(len(automaton.phases)):
             assert automaton.step(state, token) == read(automaton, vocabulary[token], state)
 
 
@@ -626,93 +699,117 @@ fragments = st.sampled_from(
 texts = st.lists(fragments, max_size=12).map("".join)
 
 
-def expected(text: bytes, opened: bool, open_marker: bytes, close_marker: bytes) -> tuple[Phase, int | None]:
-    """The phase after `text` and the index behind the closing marker that ended thinking, by searching."""
-    begin = 0
-    if not opened:
-        opens, closes = text.find(open_marker), text.find(close_marker)
-        first_is_open = opens >= 0 and (closes < 0 or opens + len(open_marker) < closes + len(close_marker))
-        if not first_is_open and closes < 0:
-            return BEFORE, None
-        begin = opens + len(open_marker) if first_is_open else 0
-    head, marker, _ = text[begin:].partition(close_marker)
-    return (ANSWER, begin + len(head + marker)) if marker else (THINKING, None)
+def divided(text: bytes, phase: Phase, openers: list[bytes], closers: list[bytes]):
+    """What reading for markers one byte at a time gives.
+
+    Returns:
+        the phase at the end; the text of thinking and of the answer; of each marker its beginning and end, the phase
+        before it and the one after it.
+    """
+    begin, parts, markers = 0, [], []
+    for end in range(1, len(text) + 1):
+        found = max(
+            (marker for marker in (*openers, *closers) if text[begin:end].endswith(marker)), key=len, default=b""
+        )
+        if found:
+            following = THINKING if found in openers else ANSWER
+            parts.append((phase, text[begin : end - len(found)]))
+            markers.append((end - len(found), end, phase, following))
+            begin, phase = end, following
+    parts.append((phase, text[begin:]))
+    early = ANSWER if phase is BEFORE else THINKING
+    joined = {
+        part: b"".join(piece for where, piece in parts if (where or early) is part) for part in (THINKING, ANSWER)
+    }
+    return phase, joined[THINKING], joined[ANSWER], markers
 
 
-def check_tracker(pieces: list[bytes], automaton: MarkerAutomaton, ids: list[int], opened: bool, markers) -> None:
-    state = automaton.thinking_state if opened else 0
+def thinking_tokens(pieces: list[bytes], phase: Phase, openers: list[bytes], closers: list[bytes]) -> set[int]:
+    """Which tokens are thinking: those with thinking before or after them, and those of the marker that opens it."""
+    ends = [0, *itertools.accumulate(map(len, pieces))]
+    text = b"".join(pieces)
+    phases = [divided(text[:end], phase, openers, closers)[0] for end in ends]
+    found = {place for place, around in enumerate(itertools.pairwise(phases)) if THINKING in around}
+    found |= {place for place in range(len(pieces)) if phases[place] is BEFORE and phases[-1] is not BEFORE}
+    for begin, end, before, following in divided(text, phase, openers, closers)[3]:
+        completing = next(place for place in range(len(pieces)) if ends[place + 1] >= end)
+        if before is ANSWER and following is THINKING and phases[completing + 1] is THINKING:
+            found |= {place for place in range(completing) if ends[place + 1] > begin}
+    return found
+
+
+def check_tracker(pieces: list[bytes], automaton: MarkerAutomaton, ids: list[int], phase: Phase, markers) -> None:
+    state = (0, automaton.thinking_state, automaton.answer_state)[phase]
     tracker = ThinkingTracker(automaton, state)
-    end = None
-    text = b""
-    for position, (piece, token) in enumerate(zip(pieces, ids, strict=True), start=1):
-        text += piece
-        phase, closed = expected(text, opened, *markers)
-        end = position if closed is not None and end is None else end
-        assert tracker.push(token) is tracker.phase is phase
-        assert tracker.end == end
+    for position, token in enumerate(ids, start=1):
+        now = divided(b"".join(pieces[:position]), phase, *markers)[0]
+        assert tracker.push(token) is tracker.phase is now
         assert tracker.position == position
-        assert tracker.span == ((0, 0) if phase is BEFORE else (0, end or position))
-    assert automaton.run(ids, state) == tracker.state == read(automaton, text, state)
+        thinking = thinking_tokens(pieces[:position], phase, *markers)
+        assert tracker.thinking_tokens == len(thinking)
+        assert tracker.span == ((min(thinking), max(thinking) + 1) if thinking else (0, 0))
+        assert {place for span in tracker.spans for place in range(*span)} <= thinking
+        assert tracker.end == (None if now is not ANSWER else tracker.span[1])
+    assert automaton.run(ids, state) == tracker.state == read(automaton, b"".join(pieces), state)
+
+
+each_phase = st.sampled_from([BEFORE, THINKING, ANSWER])
+TAG_MARKERS = ([b"<think>"], [b"</think>"])
 
 
 @reproducible
-@given(texts, st.data(), st.booleans())
+@given(texts, st.data(), each_phase)
 def test_tracker_agrees_with_text_search_however_the_bytes_are_cut(
-    text: str, data: st.DataObject, opened: bool
+    text: str, data: st.DataObject, phase: Phase
 ) -> None:
     written = text.encode()
     cuts = data.draw(st.sets(st.integers(0, len(written)))) | {0, len(written)}
     pieces = [written[a:b] for a, b in itertools.pairwise(sorted(cuts))]
-    automaton = _compile(b"<think>", b"</think>", pieces)
-    check_tracker(pieces, automaton, list(range(len(pieces))), opened, (b"<think>", b"</think>"))
+    automaton = _compile(*TAG_MARKERS, pieces)
+    check_tracker(pieces, automaton, list(range(len(pieces))), phase, TAG_MARKERS)
 
 
 small = st.text("ab", min_size=1, max_size=5)
 
 
 @reproducible
-@given(small, small, st.lists(st.text("abc", max_size=6), max_size=8), st.booleans())
+@given(small, small, st.text("ab", max_size=3), st.lists(st.text("abc", max_size=6), max_size=8), each_phase)
 def test_tracker_agrees_with_text_search_for_markers_that_overlap(
-    open_marker: str, close_marker: str, words: list[str], opened: bool
+    open_marker: str, close_marker: str, longer: str, words: list[str], phase: Phase
 ) -> None:
-    if open_marker in close_marker or close_marker in open_marker:
+    if open_marker in longer + close_marker or close_marker in open_marker:
         return
-    markers = (open_marker.encode(), close_marker.encode())
+    markers = ([open_marker.encode()], [close_marker.encode(), (longer + close_marker).encode()])
     pieces = [word.encode() for word in words]
-    check_tracker(pieces, _compile(*markers, pieces), list(range(len(pieces))), opened, markers)
+    check_tracker(pieces, _compile(*markers, pieces), list(range(len(pieces))), phase, markers)
 
 
 @each_tokenizer
 @reproducible
-@given(text=texts, opened=st.booleans())
+@given(text=texts, phase=each_phase)
 def test_tracker_and_split_agree_with_text_search_for_real_tokenizers(
-    tokenizer_name: str, text: str, opened: bool
+    tokenizer_name: str, text: str, phase: Phase
 ) -> None:
     tokenizer = TOKENIZERS[tokenizer_name]()
     automaton = TAGS.automaton(tokenizer)
     ids = encode(tokenizer, text)
     of_token = token_bytes(tokenizer)
-    check_tracker([of_token[token] for token in ids], automaton, ids, opened, (b"<think>", b"</think>"))
+    check_tracker([of_token[token] for token in ids], automaton, ids, phase, TAG_MARKERS)
 
     written = decode(tokenizer, ids)
-    state = automaton.thinking_state if opened else 0
+    state = (0, automaton.thinking_state, automaton.answer_state)[phase]
     split = TAGS.split(tokenizer, ids, state)
+    end, thinking, answer, _ = divided(written.encode(), phase, *TAG_MARKERS)
+    assert (split.phase, split.thinking, split.answer) == (end, thinking.decode(), answer.decode())
     assert automaton.phase(automaton.run_text(written, state)) is split.phase
-    if split.phase is BEFORE:
-        assert (split.span, split.thinking, split.answer) == ((0, 0), "", written)
-        return
-    thinking, _, answer = written.partition("</think>")
-    thinking = thinking if opened else thinking.replace("<think>", "", 1)
-    assert (split.thinking, split.answer) == (thinking, answer)
-    assert automaton.phase(automaton.run(ids[: split.span[1]], state)) is split.phase
 
 
 @reproducible
-@given(st.lists(texts, max_size=4), st.integers(0, 24))
+@given(st.lists(texts, max_size=4), st.integers(0, 44))
 def test_run_and_run_text_agree_from_every_state(parts: list[str], state: int) -> None:
     tokenizer = byte_level()
     automaton = TAGS.automaton(tokenizer)
-    state %= automaton.answer_state + 1
+    state %= len(automaton.phases)
     text = "".join(parts)
     assert automaton.run(encode(tokenizer, text), state) == automaton.run_text(text, state)
 
@@ -746,23 +843,54 @@ def test_a_character_that_is_never_completed_comes_last() -> None:
     assert stream.rest() == decode(tokenizer, ids)[1:]
 
 
+@each_tokenizer
+def test_tokens_that_never_form_a_character_are_read_beside_a_bounded_number_of_others(
+    tokenizer_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = TOKENIZERS[tokenizer_name]()
+    euro = encode(tokenizer, "€")
+    broken = [token for token in euro if decode(tokenizer, [token]).endswith("\ufffd")][:2]
+    if not broken:
+        pytest.skip("this tokenizer has no token of a part of a character")
+    whole = encode(tokenizer, "So 6 * 7")
+    read: list[int] = []
+
+    def counting(tokenizer: PreTrainedTokenizerFast, ids: list[int]) -> str:
+        read.append(len(ids))
+        return decode(tokenizer, ids)
+
+    monkeypatch.setattr("satisfice.thinking.decode", counting)
+    rng = random.Random(5)
+    for length in (3, 40, 700):
+        ids = [*whole, *(rng.choice(broken) for _ in range(length)), *euro, *whole, *broken]
+        stream = TextStream(tokenizer)
+        pieces = [stream.push(token) for token in ids]
+        assert "".join(pieces) + stream.rest() == decode(tokenizer, ids)
+        assert len("".join(pieces)) > len(decode(tokenizer, ids)) - 80, "late, but not only at the end"
+    assert max(read) < 80
+
+
 @pytest.mark.parametrize("family", ["think-tags", "gpt-oss", "s1"])
-@pytest.mark.parametrize("phase", [Phase.BEFORE, Phase.THINKING])
+@pytest.mark.parametrize("phase", list(Phase))
 @reproducible
 @given(data=st.data())
 def test_a_stream_is_divided_as_the_whole_is(family: str, phase: Phase, data: st.DataObject) -> None:
     form, tokenizer = FAMILIES[family], byte_level()
-    parts = [form.open, form.close, form.close[:-1], form.open[:3], "<", "</", "So ü", "\n", "think>", " "]
-    text = (form.open if phase is BEFORE else "") + "".join(data.draw(st.lists(st.sampled_from(parts), max_size=8)))
+    parts = [*form.openers, *form.closers, form.close[:-1], form.open[:3], "<", "</", "So ü", "\n", "think>", " "]
+    text = "".join(data.draw(st.lists(st.sampled_from(parts), max_size=8)))
     cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=8)))
-    splitter = StreamSplitter(form, tokenizer, phase)
+    automaton = form.automaton(tokenizer)
+    state = (0, automaton.thinking_state, automaton.answer_state)[phase]
+    # The prompt may end with the beginning of a marker.
+    begun = data.draw(st.sampled_from([""] * 3 + [form.close[:2], form.open[:4], "<"]))
+    state = automaton.run_text(begun, state)
+    splitter = StreamSplitter(form, tokenizer, phase, state)
     given = [splitter.push(text[low:high]) for low, high in itertools.pairwise([0, *cuts, len(text)])]
     pieces = [*itertools.chain.from_iterable(given), *splitter.rest()]
-    state = (0, form.automaton(tokenizer).thinking_state)[phase]
     whole = form.split(tokenizer, encode(tokenizer, text), state)
-    for part, expected in ((THINKING, whole.thinking), (ANSWER, whole.answer)):
-        assert "".join(piece for where, piece in pieces if where is part) == expected
-    assert all(piece for _, piece in pieces)
+    for part, written in ((THINKING, whole.thinking), (ANSWER, whole.answer)):
+        assert "".join(piece for where, piece in pieces if where is part) == written
+    assert all(piece and where is not BEFORE for where, piece in pieces)
 
 
 def test_only_what_may_be_a_marker_is_kept_back() -> None:
@@ -770,4 +898,22 @@ def test_only_what_may_be_a_marker_is_kept_back() -> None:
     assert splitter.push("1 < 2 </th") == [(THINKING, "1 < 2 ")]
     assert splitter.push("e") == [(THINKING, "</the")]
     assert splitter.push("</think>3") == [(ANSWER, "3")]
-    assert splitter.push("</think>") == [(ANSWER, "</think>")]
+    assert splitter.push("</think>") == []
+    assert splitter.push("4<") == [(ANSWER, "4")]
+    assert splitter.push("think>5") == [(THINKING, "5")]
+
+
+def test_text_before_any_marker_waits_until_it_is_known_what_it_is() -> None:
+    for rest, expected in (("<think>a", [(THINKING, "So. "), (THINKING, "a")]), ("42", []), ("</think>b", None)):
+        splitter = StreamSplitter(TAGS, byte_level(), BEFORE)
+        assert splitter.push("So. ") == []
+        assert splitter.push(rest) == ([(THINKING, "So. "), (ANSWER, "b")] if expected is None else expected)
+        assert splitter.rest() == ([] if rest != "42" else [(ANSWER, "So. 42")])
+
+
+def test_a_marker_that_began_in_the_prompt_is_left_out_of_stream_and_whole() -> None:
+    tokenizer, form = byte_level(), ThinkingFormat.custom("<r>", "\nFinal: ")
+    state = form.automaton(tokenizer).run_text("<r>\n")
+    splitter = StreamSplitter(form, tokenizer, THINKING, state)
+    assert splitter.push("Fin") + splitter.push("al: 5") + splitter.rest() == [(ANSWER, "5")]
+    assert form.split(tokenizer, encode(tokenizer, "Final: 5"), state).answer == "5"

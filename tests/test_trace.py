@@ -8,7 +8,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from satisfice.trace import CONVENTIONS, SCHEMA_VERSION, Cost, Event, Grade, Trace
+from satisfice.trace import (
+    CONVENTIONS,
+    SCHEMA_VERSION,
+    Attempt,
+    Cost,
+    Event,
+    Grade,
+    Trace,
+    read_trace,
+    without_logprobs,
+)
 
 HOSTILE = [
     "",
@@ -46,6 +56,36 @@ def test_hostile_text_comes_back_as_it_was(text: str) -> None:
     assert Trace.from_json(line) == Trace.from_json(line.encode()) == written
 
 
+# -- what is left out where there is none
+
+
+def test_log_probabilities_are_cut_off_unread() -> None:
+    bare = trace(thinking="x", system="")
+    assert "logprobs" not in bare.to_json()
+    assert "system" not in bare.to_json()
+    kept = bare.model_copy(update={"logprobs": [-0.1234, None, 0.0, -1e-05], "system": "Be kind."})
+    line = kept.to_json().encode()
+    assert line.endswith((b'"logprobs":[-0.1234,null,0.0,-0.00001]}', b"-1e-5]}"))
+    assert Trace.from_json(line) == kept
+    for end in (b"", b"\n"):
+        assert Trace.from_json(without_logprobs(line + end)) == kept.model_copy(update={"logprobs": None})
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        trace(thinking=',"logprobs":[1]}'),
+        trace(events=[Event(at=1, kind="probe", detail={"a": 1, "logprobs": [-1.0, -2.0]})]),
+        trace(later={"a": 1, "logprobs": [-1.0]}),
+        trace(later=1),
+    ],
+    ids=range(4),
+)
+def test_nothing_else_is_taken_for_log_probabilities(other: Trace) -> None:
+    line = other.to_json().encode()
+    assert without_logprobs(line) == line
+
+
 numbers = st.integers(0, 2**40)
 json_values = st.recursive(
     st.none()
@@ -73,7 +113,7 @@ traces = st.builds(
     thinking_span=st.tuples(numbers, numbers),
     thinking=st.text(),
     answer=st.text(),
-    stop=st.sampled_from(["marker", "closed by method", "end of text", "token limit", "not opened", "error"]),
+    stop=st.sampled_from(["marker", "closed by method", "end of text", "token limit", "not opened"]),
     finished=st.booleans(),
     events=st.lists(
         st.builds(Event, at=numbers, kind=st.text(), detail=st.dictionaries(st.text(), json_values, max_size=3)),
@@ -81,7 +121,6 @@ traces = st.builds(
     ),
     cost=costs,
     grade=st.none() | st.builds(Grade, correct=st.booleans(), extracted=st.none() | st.text(), note=st.text()),
-    error=st.none() | st.text(),
 )
 
 
@@ -91,7 +130,7 @@ def test_any_trace_comes_back_as_it_was(written: Trace) -> None:
     assert Trace.from_json(written.to_json()) == written
 
 
-@pytest.mark.parametrize("place", ["answer", "error", "event", "grade", "extra"])
+@pytest.mark.parametrize("place", ["answer", "event", "grade", "extra"])
 def test_halves_of_characters_do_not_stop_a_run(place: str) -> None:
     """A server that cuts its text in the middle of a surrogate pair sends a text that no file can hold."""
     half, whole = "a\ud83d b", "a\ufffd b"
@@ -99,8 +138,8 @@ def test_halves_of_characters_do_not_stop_a_run(place: str) -> None:
     def with_text(text: str) -> Trace:
         written = trace(answer="😀")
         match place:
-            case "answer" | "error":
-                setattr(written, place, text)
+            case "answer":
+                written.answer = text
             case "event":
                 written.events.append(Event(at=1, kind="probe", detail={"answers": [text]}))
             case "grade":
@@ -110,6 +149,21 @@ def test_halves_of_characters_do_not_stop_a_run(place: str) -> None:
         return written
 
     assert Trace.from_json(with_text(half).to_json()) == with_text(whole)
+
+
+def test_an_attempt_comes_back_as_it_was() -> None:
+    written = Attempt(
+        problem_id="p", method="plain", error="broke at a\ud83d b", transient=True, cost=Cost(seconds=1.5)
+    )
+    assert Attempt.from_json(written.to_json()) == written.model_copy(update={"error": "broke at a\ufffd b"})
+
+
+def test_what_failed_in_version_1_is_read_as_an_attempt() -> None:
+    old = {**json.loads(trace().to_json()), "schema_version": 1, "stop": "error", "error": "EngineFailed: down"}
+    read = read_trace(json.dumps(old))
+    assert isinstance(read, Attempt)
+    assert (read.problem_id, read.method, read.error) == (old["problem_id"], old["method"], "EngineFailed: down")
+    assert isinstance(read_trace(json.dumps({**old, "stop": "marker", "error": None})), Trace)
 
 
 def test_both_halves_together_are_the_character() -> None:

@@ -13,20 +13,17 @@ import numpy as np
 import pytest
 import torch
 
-from satisfice.engines.control import Markers
+from satisfice.engines.control_batch import Markers
 from satisfice.intervention.controls import EndScaling, SuppressTokens, ThinkingBudget
+from satisfice.intervention.options import OptionError, Options, check_against_model
+from satisfice.intervention.prompt_reader import PromptReader
 from satisfice.lab.tokenizer import build_tokenizer
 from satisfice.levels import write_levels
+from satisfice.runs.certificate import Certificate, Setting, thinking_digest
+from satisfice.runs.experiment import versions_of
 from satisfice.thinking import FAMILIES, Phase, ThinkingFormat
 from satisfice.vllm_plugin import Levels
-from satisfice.vllm_plugin.options import (
-    OptionError,
-    Options,
-    check_against_model,
-    read_defaults,
-    read_options,
-)
-from satisfice.vllm_plugin.prompts import PromptReader
+from satisfice.vllm_plugin.options import certificate_in_use, read_defaults, read_options
 
 LAB = build_tokenizer()
 TAGS = FAMILIES["think-tags"]
@@ -48,7 +45,7 @@ def ids(text):
     [
         ({"thinking_temperature": 0}, "thinking_temperature is 0"),
         ({"thinking_temperature": "warm"}, "thinking_temperature is 'warm'"),
-        ({"thinking_bias": float("nan")}, "finite"),
+        ({"thinking_bias": float("nan")}, "thinking_bias is nan; it must be within -1000..1000"),
         ({"thinking_bias": [1]}, "thinking_bias is [1]"),
         ({"max_thinking_tokens": -1}, "max_thinking_tokens is -1"),
         ({"max_thinking_tokens": 1.5}, "max_thinking_tokens is 1.5"),
@@ -57,6 +54,22 @@ def ids(text):
         ({"min_thinking_endings": 1000}, "min_thinking_endings is 1000"),
         ({"min_thinking_endings": 1, "wait_word": ""}, "wait_word is ''"),
         ({"answer_cue": "So"}, "answer_cue does nothing without"),
+        (
+            {"max_thinking_tokens": True},
+            "max_thinking_tokens is true; it must be a whole number",
+        ),
+        ({"answer_tokens": False}, "answer_tokens is false; it must be a whole number within 1..10000000, or none"),
+        ({"thinking_temperature": True}, "thinking_temperature is true; it must be a number within 0.01..100"),
+        ({"thinking_bias": False}, "thinking_bias is false; it must be a number within -1000..1000"),
+        ({"min_thinking_endings": True}, "min_thinking_endings is true; it must be a whole number within 0..64"),
+        (
+            {"max_thinking_tokens": 9, "soft_thinking_tokens": True},
+            "soft_thinking_tokens is true; it must be a",
+        ),
+        (
+            {"max_thinking_tokens": 9, "soft_thinking_tokens": 1, "ramp_bias": True},
+            "ramp_bias is true; it must be a",
+        ),
         ({"wait_word": "So"}, "wait_word does nothing without"),
         ({"ramp_bias": 1}, "ramp_bias does nothing without"),
         ({"soft_thinking_tokens": 5}, "needs a max_thinking_tokens"),
@@ -97,12 +110,66 @@ def test_defaults_come_from_the_flag_or_else_from_the_environment(monkeypatch):
 
 
 @pytest.mark.parametrize(
+    ("method", "defaults"),
+    [
+        ("temperature-scaling:t=0.8", {"thinking_temperature": 0.8}),
+        ("temperature-scaling:mode=bias,bias=2", {"thinking_bias": 2.0}),
+        ("budget-forcing:max_thinking=70", {"max_thinking_tokens": 70}),
+        (
+            "budget-forcing:max_thinking=70,ignore=2,cue=So+temperature-scaling",
+            {"max_thinking_tokens": 70, "answer_cue": "So", "min_thinking_endings": 2, "wait_word": "Wait",
+             "thinking_temperature": 0.9},
+        ),
+        ("thinking-budget:max_thinking=70,ramp_bias=0", {"max_thinking_tokens": 70}),
+        (
+            "thinking-budget:max_thinking=70,ramp_from=0.3,cue=So",
+            {"max_thinking_tokens": 70, "soft_thinking_tokens": 21, "ramp_bias": 8.0, "answer_cue": "So"},
+        ),
+        ("no-wait", {"suppress_reflection": True}),
+        ("tldr:level=short", {"thinking_level": "short"}),
+    ],
+)  # fmt: skip
+def test_a_certificate_gives_the_defaults_that_do_what_its_method_does(monkeypatch, tmp_path, method, defaults):
+    monkeypatch.setenv("SATISFICE_DEFAULTS", f"@{certificate(tmp_path, method)}")
+    assert read_defaults({}) == defaults
+    assert certificate_in_use({}) == str(tmp_path / "c.json")
+    assert certificate_in_use({"satisfice": {}}) == "", "the flag goes over the environment"
+
+
+@pytest.mark.parametrize(
+    ("method", "reason"),
+    [
+        ("deer:threshold=0.9", "deer:threshold=0.9 does not run inside vLLM, which takes temperature-scaling"),
+        (None, "certifies nothing"),
+        ("temperature-scaling:t=0.001", "thinking_temperature is 0.001"),
+    ],
+)
+def test_a_certificate_that_vllm_cannot_obey_stops_the_server(monkeypatch, tmp_path, method, reason):
+    monkeypatch.setenv("SATISFICE_DEFAULTS", f"@{certificate(tmp_path, method)}")
+    with pytest.raises(OptionError, match=reason):
+        read_defaults({})
+    monkeypatch.setenv("SATISFICE_DEFAULTS", "@nowhere.json")
+    with pytest.raises(OptionError, match=r"SATISFICE_DEFAULTS=@nowhere.json: there is no file nowhere.json"):
+        read_defaults({})
+
+
+def certificate(folder, method, asked=None, versions=None):
+    row = [Setting(method=str(method), parameter="t", value=1, verdict="certified", n=9, bound=0.01)]
+    made = Certificate(method=method, baseline="plain", loss="net", max_loss=0.01, confidence=0.95, levels={}, n=9,
+                       bound=0.01, ladders={"the method": row}, asked=asked or {"model": "transformers:lab"},
+                       versions=versions or {})  # fmt: skip
+    (folder / "c.json").write_text(made.model_dump_json())
+    return folder / "c.json"
+
+
+@pytest.mark.parametrize(
     ("written", "reason"),
     [
         ("{", "SATISFICE_DEFAULTS is not JSON"),
         ("[]", "must be a JSON object"),
         ('{"thinking_bias": "x"}', "SATISFICE_DEFAULTS: thinking_bias is 'x'"),
         ('{"thinking_bais": 1}', "thinking_bais"),
+        ('{"answer_tokens": true}', "SATISFICE_DEFAULTS: answer_tokens is true; it must be a whole number"),
         ('{"thinking_level": "tiny"}', "use one of short, medium, long"),
         ('{"thinking_format": 1}', "must be a text"),
     ],
@@ -164,7 +231,7 @@ def rendered(messages, **more):
     return LAB.apply_chat_template(messages, tokenize=True, add_generation_prompt=True, return_dict=False, **more)
 
 
-def test_a_response_begins_behind_the_last_header_whatever_stands_before_it():
+def test_a_response_begins_after_the_last_header_whatever_stands_before_it():
     reader = PromptReader(TAGS, LAB)
     question = {"role": "user", "content": "12"}
     expected = TAGS.render(LAB, [question]).state
@@ -262,6 +329,36 @@ def config(**changes):
         "use_v2_model_runner": False,
     }
     return SimpleNamespace(**(values | changes))
+
+
+@pytest.mark.parametrize(
+    ("asked", "versions", "drawn", "said"),
+    [
+        ({}, {}, {}, ""),
+        ({"model": "transformers:lab"}, {}, {}, 'model and engine "transformers:lab" -> "vllm:lab"'),
+        ({"thinking": "0123456789ab"}, {}, {}, 'thinking format "0123456789ab" -> '),
+        ({}, {}, {"temperature": 0.2}, "temperature 0.6 -> 0.2"),
+        ({}, {}, {"top_k": -1}, ""),
+        ({"sampling": {"temperature": 0.6, "top_k": 20, "max_tokens": 7}}, {}, {}, "top_k 20 -> 0"),
+        ({}, {"torch": "1.0"}, {}, "with other versions, under which responses may differ: torch 1.0 -> "),
+        ({}, {"vllm": "0.1"}, {}, "vllm 0.1 -> "),
+    ],
+)
+def test_a_server_says_what_differs_from_its_certificate_and_what_it_cannot_know(
+    plugin, monkeypatch, tmp_path, caplog, asked, versions, drawn, said
+):
+    known = {"model": "vllm:lab", "model_digest": "abc", "thinking": thinking_digest(TAGS), "instruction": "Think.",
+             "sampling": {"temperature": 0.6, "max_tokens": 400}}  # fmt: skip
+    here = versions_of("vllm:lab")
+    file = certificate(tmp_path, "temperature-scaling:t=0.8", known | asked, here | versions)
+    monkeypatch.setenv("SATISFICE_DEFAULTS", f"@{file}")
+    configured = config()
+    configured.model_config.get_diff_sampling_param = lambda: {"temperature": 0.6} | drawn
+    with caplog.at_level("INFO", "vllm.satisfice"):
+        plugin.Served.of(configured)
+    warned = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert [said in each for each in warned] == ([True] if said else [])
+    assert any("the values of the weights, and what requests ask for" in record.message for record in caplog.records)
 
 
 def parameters(**xargs):
@@ -388,7 +485,7 @@ def test_v2_follows_its_requests_by_slot(plugin):
     def bias(*rows):
         return stepped(processor, len(rows), step(*rows))[:, CLOSE].tolist()
 
-    # A prompt in two pieces: its tokens are no output, and what is sampled behind the first piece is thrown away.
+    # A prompt in two pieces: its tokens are no output, and what is sampled after the first piece is thrown away.
     assert bias((3, PROMPT[4], 4), (1, PROMPT[-1], last), (0, PROMPT[-1], last)) == [3, 0, 1]
     assert bias((0, CLOSE, last + 1), (3, PROMPT[-1], last)) == [0, 3]
     assert bias((3, twelve, last + 1), (0, twelve, last + 2)) == [3, 0]
@@ -538,6 +635,28 @@ def test_the_door_knows_the_servers_defaults(plugin):
     assert "answer_cue does nothing" in refusal(plugin, capped, parameters(answer_cue="So ", satisfice_defaults=0))
 
 
+@pytest.mark.parametrize("own", [{}, {"thinking_bias": 1}, {"session_id": "7"}])
+def test_a_servers_room_for_the_answer_that_leaves_none_to_think_is_said(plugin, own):
+    """Thinking would be closed before it began."""
+    roomy = config(additional_config={"satisfice": {"answer_tokens": 300, "answer_cue": "So "}})
+    short = parameters(**own)
+    short.max_tokens = 200
+    said = refusal(plugin, roomy, short)
+    assert said.startswith("answer_tokens is 300 and closing thinking takes ")
+    assert "but max_tokens is 200; answer_tokens is this server's default" in said
+    assert "satisfice_defaults=0" in said
+    for fields, most in (({**own, "satisfice_defaults": 0}, 200), ({**own, "answer_tokens": 50}, 200), (own, 400)):
+        request = parameters(**fields)
+        request.max_tokens = most
+        at_the_door(plugin, roomy, request)
+    unsaid = parameters(**own)
+    unsaid.max_tokens = None
+    at_the_door(plugin, roomy, unsaid)
+    if not own:
+        short.structured_outputs = object()  # which the defaults leave alone
+        at_the_door(plugin, roomy, short)
+
+
 def test_the_door_lets_through_what_can_be_obeyed(plugin):
     for request in (parameters(), parameters(thinking_bias=1), parameters(session_id="7")):
         at_the_door(plugin, config(), request)
@@ -640,7 +759,7 @@ def trained(tmp_path):
     return tmp_path
 
 
-def test_a_level_becomes_the_instruction_behind_the_question(trained):
+def test_a_level_becomes_the_instruction_after_the_question(trained):
     messages = [{"role": "system", "content": "s"}, {"role": "user", "content": "12?"}]
     body = {"messages": messages, "vllm_xargs": {"thinking_level": "short", "thinking_bias": 1}, "stream": True}
     found = json.loads(Server(trained).post(body))

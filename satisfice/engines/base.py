@@ -6,20 +6,20 @@ states as `needs`, and `require` compares the two before the first token is paid
 """
 
 import asyncio
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Literal, Self
 
-from transformers import PreTrainedTokenizerBase
-
+from satisfice.lazy import PreTrainedTokenizerBase
 from satisfice.thinking import ThinkingFormat
 
 if TYPE_CHECKING:
-    from satisfice.engines.control import Control
+    from satisfice.engines.control_setting import Control
 
 
 class Capability(StrEnum):
@@ -33,6 +33,8 @@ class Capability(StrEnum):
     """Gives the entropy of the full next-token distribution."""
     SCORE = "score"
     """Gives log-probabilities of given tokens."""
+    DISTRIBUTIONS = "distributions"
+    """Compares whole next-token distributions at given tokens."""
     PREFIX_REUSE = "prefix reuse"
     """Does not compute a shared prefix twice."""
     CANCEL = "cancel"
@@ -41,12 +43,48 @@ class Capability(StrEnum):
     """Grows many branches of one prompt in step, computing every shared token once."""
 
 
+@dataclass
+class Usage:
+    """What one generation cost the engine. Tokens, except `forward_passes`.
+
+    Attributes:
+        generated: sampled tokens.
+        prefilled: prompt positions computed for this request alone.
+        cached: prompt positions served from a cache.
+        forward_passes: model calls this request took part in.
+    """
+
+    generated: int = 0
+    prefilled: int = 0
+    cached: int = 0
+    forward_passes: int = 0
+
+    def add(self, other: "Usage") -> None:
+        """Take in what something else has cost."""
+        self.generated += other.generated
+        self.prefilled += other.prefilled
+        self.cached += other.cached
+        self.forward_passes += other.forward_passes
+
+
 class EngineError(ValueError):
-    """A request that this engine cannot serve; the message says what to change."""
+    """A request that this engine cannot serve; the message says what to change.
+
+    Attributes:
+        usage: what the request had cost until then. Nothing of it was returned.
+    """
+
+    def __init__(self, message: str, usage: Usage | None = None) -> None:
+        super().__init__(message)
+        self.usage = usage or Usage()
 
 
 class EngineFailed(EngineError):  # noqa: N818
-    """The engine itself went wrong or was closed; the same request may be served another time."""
+    """The engine itself went wrong; the same request may be served another time."""
+
+
+class EngineClosed(EngineFailed):
+    """The engine was closed, so no request will be served any more."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +98,7 @@ class Sampling:
         min_p: tokens below this share of the largest probability are dropped.
         max_tokens: tokens generated at most.
         stop: texts that end the generation; the token that completes one is part of the result.
-        lookahead: those of `stop` behind which, where they end a token, one more is written: it shows whether they
+        lookahead: those of `stop` after which, where they end a token, one more is written: it shows whether they
             stand as words of their own. An engine may leave it out; whoever needs it asks for it then.
         stop_ids: token ids that end the generation, besides the model's own end-of-text tokens.
         ignore_eos: go on past the model's own end-of-text tokens.
@@ -93,31 +131,14 @@ class Sampling:
 
 
 @dataclass
-class Usage:
-    """What one generation cost the engine. Tokens, except `forward_passes`.
-
-    Attributes:
-        generated: sampled tokens.
-        prefilled: prompt positions computed for this request alone.
-        cached: prompt positions served from a cache.
-        forward_passes: model calls this request took part in.
-    """
-
-    generated: int = 0
-    prefilled: int = 0
-    cached: int = 0
-    forward_passes: int = 0
-
-
-@dataclass
 class Generation:
     """What one call of `generate` returned.
 
     Attributes:
         ids: the new token ids, the one that stopped the generation included.
-        finish: "stop", "length" or "cancelled".
+        finish: "stop" or "length". Whatever else happens to a request is raised: it is no result.
         stopped_by: the stop text or token id that ended it; None unless finish is "stop".
-        stop_tokens: how many tokens at the end of `ids` hold the stop and what was written behind it to look ahead:
+        stop_tokens: how many tokens at the end of `ids` hold the stop and what was written after it to look ahead:
             `ids[:-stop_tokens]` is the text before it, to whole tokens; 0 unless finish is "stop".
         logprobs: natural log-probability of each new token, of the model's own distribution: before any control,
             temperature or truncation. None where not asked for.
@@ -127,7 +148,7 @@ class Generation:
     """
 
     ids: list[int]
-    finish: str
+    finish: Literal["stop", "length"]
     stopped_by: str | int | None = None
     stop_tokens: int = 0
     logprobs: list[float] | None = None
@@ -151,6 +172,19 @@ class Scores:
     usage: Usage = field(default_factory=Usage)
 
 
+@dataclass
+class Divergences:
+    """How far other beginnings move what follows.
+
+    Attributes:
+        values: for each beginning the divergence at each token, in nats, 0 or more.
+        usage: what it cost.
+    """
+
+    values: list[list[float]]
+    usage: Usage = field(default_factory=Usage)
+
+
 @dataclass(frozen=True)
 class Child:
     """A token that a branch of a tree goes on with.
@@ -158,7 +192,7 @@ class Child:
     Attributes:
         parent: the leaf that it follows, as its place in the list that the tree gave last.
         token: its id.
-        seed: of the branch from here on; decides what is drawn behind this token.
+        seed: of the branch from here on; decides what is drawn after this token.
     """
 
     parent: int
@@ -205,7 +239,7 @@ class TokenTree(ABC):
     async def advance(self, children: Sequence[Child]) -> list[Leaf]:
         """Add one token to every branch that is to live on, and say what may follow each of them.
 
-        Two children of one leaf are two branches from there on. A leaf without a child is let go, together with all
+        Two children of one leaf are two branches from there on. A leaf without a child is released, together with all
         tokens before it that no other branch shares.
 
         Args:
@@ -228,7 +262,7 @@ class TokenTree(ABC):
 def check_prompt(
     name: str, ids: Sequence[int], room: int, limit: int, *, vocabulary: int | None = None, what: str = "context length"
 ) -> None:
-    """Refuse a prompt that cannot be served, or not with as many tokens behind it as `room` takes.
+    """Refuse a prompt that cannot be served, or not with as many tokens after it as `room` takes.
 
     Args:
         name: the engine's.
@@ -304,8 +338,12 @@ class Engine(ABC):
             entropy: whether to report the entropy of each step.
             on_token: called in the caller's event loop with each new token, in order.
 
+        Returns:
+            a generation that ended by itself ("stop") or at `max_tokens` ("length").
+
         Raises:
             EngineError: the request cannot be served, whatever the load.
+            EngineFailed: the engine went wrong or was closed before the request was done; nothing of it is returned.
         """
 
     @abstractmethod
@@ -314,7 +352,27 @@ class Engine(ABC):
 
         Raises:
             EngineError: `start` is not within 1..len(ids) - 1.
+            EngineFailed: the engine went wrong or was closed before the request was done.
         """
+
+    async def divergences(
+        self, original: Sequence[int], others: Sequence[Sequence[int]], continued: Sequence[int]
+    ) -> Divergences:
+        """KL(P after `original` || P after another beginning), each followed by the same tokens.
+
+        P is the distribution of the next token over the full vocabulary at temperature 1, before each of `continued`;
+        see `Capability.DISTRIBUTIONS`.
+
+        Args:
+            original: the beginning that is compared with.
+            others: beginnings in its place.
+            continued: the tokens after each of them; at least one.
+
+        Raises:
+            EngineError: the engine gives no whole distributions, or something is empty or too long.
+            EngineFailed: the engine went wrong or was closed before the request was done.
+        """
+        raise EngineError(f"{self.name} gives no whole distributions")
 
     def tree(self, prompt_ids: Sequence[int], sampling: Sampling, *, top: int, entropy_temperature: float) -> TokenTree:
         """A tree of continuations of `prompt_ids`, to be entered with `async with`; see `Capability.TREE`.
@@ -333,6 +391,50 @@ class Engine(ABC):
 
     def close(self) -> None:  # noqa: B027 -- an engine may have nothing to free
         """Free what the engine holds; it cannot be used afterwards."""
+
+
+class EngineAround(Engine):
+    """An engine around another: it says of itself what that one says, and does something about some of the calls.
+
+    Args:
+        engine: where tokens come from. Whoever derives from this puts its companions around that one's.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self.name, self.digest, self.tokenizer, self.thinking = (
+            engine.name, engine.digest, engine.tokenizer, engine.thinking,
+        )  # fmt: skip
+        self.capabilities, self.lacking, self.end_ids = engine.capabilities, engine.lacking, engine.end_ids
+        self.context_length, self.default_sampling = engine.context_length, engine.default_sampling
+        self.levels = engine.levels
+
+    async def score(self, ids: Sequence[int], start: int) -> Scores:
+        """See `Engine.score`."""
+        return await self._engine.score(ids, start)
+
+    async def divergences(
+        self, original: Sequence[int], others: Sequence[Sequence[int]], continued: Sequence[int]
+    ) -> Divergences:
+        """See `Engine.divergences`."""
+        return await self._engine.divergences(original, others, continued)
+
+    def tree(self, prompt_ids: Sequence[int], sampling: Sampling, *, top: int, entropy_temperature: float) -> TokenTree:
+        """See `Engine.tree`."""
+        return self._engine.tree(prompt_ids, sampling, top=top, entropy_temperature=entropy_temperature)
+
+
+def derive_seed(seed: int, purpose: str) -> int:
+    """A seed for one purpose, 0 or more and below 2**63: whoever derives for another purpose gets another one.
+
+    Every seed of a run is one such derivation from the seed of the run. It is never applied to its own result: a
+    second derivation would name the whole way in its purpose, as in "fork/2/1".
+
+    Args:
+        seed: what to derive from.
+        purpose: what for, such as "sample/PROBLEM/0", "choice/1", "fork/2" or "outline".
+    """
+    return int.from_bytes(hashlib.sha256(f"{purpose}/{seed}".encode()).digest()[:8], "big") >> 1
 
 
 def in_this_loop(call: Callable[[int], None]) -> Callable[[int], None]:

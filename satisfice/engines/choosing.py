@@ -13,6 +13,9 @@ import torch
 
 from satisfice.engines.base import Sampling
 
+COLD = 1e-3
+"""A temperature below which logits are divided in another way."""
+
 CANDIDATES = 1024
 """How many of the most likely tokens are sorted before a row's truncation is checked against the whole vocabulary."""
 
@@ -83,13 +86,23 @@ def choose(logits: torch.Tensor, choice: Choice, position: torch.Tensor) -> torc
     if not choice.any_sampled:
         return logits.argmax(-1)
     greedy = choice.temperature == 0
-    probabilities = torch.softmax(logits / torch.where(greedy, 1.0, choice.temperature)[:, None], dim=-1)
+    likeliest = logits.argmax(-1)
+    probabilities = torch.softmax(_warmed(logits, likeliest, torch.where(greedy, 1.0, choice.temperature)), dim=-1)
     if choice.any_truncated:
         probabilities = probabilities * (probabilities >= _smallest_kept(probabilities, choice)[:, None])
     # Drawn in the order of the vocabulary, truncated or not: an order by probability would depend on how ties are
     # sorted, and on whether other rows truncate.
     sampled = _inverse(probabilities, uniform(choice.seed, position))
-    return torch.where(greedy, logits.argmax(-1), sampled)
+    return torch.where(greedy, likeliest, sampled)
+
+
+def _warmed(logits: torch.Tensor, likeliest: torch.Tensor, temperature: torch.Tensor) -> torch.Tensor:
+    """(B, V) logits divided by temperatures above 0; near 0 less their largest, which would become infinite."""
+    cold = temperature < COLD
+    largest = torch.where(cold, logits.gather(1, likeliest[:, None])[:, 0], 0.0)
+    # No division by what a processor may take for 0; the largest is 0 then, and all others are far below.
+    divisor = temperature.clamp(min=torch.finfo(torch.float32).tiny)
+    return (logits - largest[:, None]) / divisor[:, None]
 
 
 def entropy_of(log_probabilities: torch.Tensor) -> torch.Tensor:
@@ -110,7 +123,9 @@ def _smallest_kept(probabilities: torch.Tensor, choice: Choice) -> torch.Tensor:
     vocabulary = probabilities.shape[-1]
     candidates = min(CANDIDATES, vocabulary)
     values, kept = _most_likely(probabilities, choice, candidates)
-    if candidates < vocabulary and not bool((whole | ~kept[:, -1]).all()):
+    # A nucleus of more tokens than were sorted is measured on the mass of them all.
+    settled = ~kept[:, -1] & ((choice.top_k <= candidates) | (choice.top_p == 1))
+    if candidates < vocabulary and not bool((whole | settled).all()):
         values, kept = _most_likely(probabilities, choice, vocabulary)
     last = kept.sum(-1, keepdim=True) - 1
     return values.gather(1, last)[:, 0].masked_fill(whole, 0.0)
@@ -124,5 +139,6 @@ def _most_likely(probabilities: torch.Tensor, choice: Choice, candidates: int) -
     cumulative = (values * within_k).double().cumsum(-1)
     # As in Transformers and vLLM, the nucleus is measured on what top-k left over.
     mass = torch.where(choice.top_k == 0, 1.0, cumulative[:, -1])
-    within_p = cumulative - values < (choice.top_p * mass)[:, None]
+    # Without a nucleus everything is inside, also what is too small to change the sum.
+    within_p = (cumulative - values < (choice.top_p * mass)[:, None]) | (choice.top_p == 1)[:, None]
     return values, within_k & within_p & (values >= choice.min_p[:, None] * values[:, :1])

@@ -127,7 +127,7 @@ class Prefix:
 
 
 class PrefixStore:
-    """Computed prefixes, the least recently used dropped first.
+    """Computed prefixes, the least recently used evicted first.
 
     Attributes:
         capacity: tokens held at most.
@@ -157,16 +157,16 @@ class PrefixStore:
         return best, common_prefix(best.ids, ids)
 
     def add(self, ids: Sequence[int], pages: Pages) -> None:
-        """Store a sequence; stored sequences that are mere beginnings of it are dropped."""
+        """Store a sequence; stored sequences that are mere beginnings of it are evicted."""
         entry = Prefix(tuple(ids), pages, links(ids))
         if not entry.links or len(entry.ids) > self.capacity:
             return
         for level, candidates in enumerate(list(self._walk(entry.links)), start=1):
             for older in list(candidates):
                 if len(older.links) == level and entry.ids[: len(older.ids)] == older.ids:
-                    self._drop(older)
+                    self._evict(older)
         while self.tokens + len(entry.ids) > self.capacity:
-            self._drop(next(iter(self._entries.values())))
+            self._evict(next(iter(self._entries.values())))
         self._entries[id(entry)] = entry
         self.tokens += len(entry.ids)
         for link in entry.links:
@@ -179,7 +179,7 @@ class PrefixStore:
                 return
             yield candidates
 
-    def _drop(self, entry: Prefix) -> None:
+    def _evict(self, entry: Prefix) -> None:
         del self._entries[id(entry)]
         self.tokens -= len(entry.ids)
         for link in entry.links:

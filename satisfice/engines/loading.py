@@ -15,7 +15,7 @@ SETTINGS: Mapping[str, frozenset[str]] = {
 """The settings of each engine, by the names of its `load`."""
 
 OF_WORKERS = frozenset({"workers", "worker_engine", "gpus_per_worker", "ray_address"})
-"""What says where workers run that hold one of these engines each: the settings of `satisfice.scale_out`."""
+"""What says where workers run that hold one of these engines each: the settings of `satisfice.runs.scale_out`."""
 
 OF_ONE_MODEL = ("gguf_file", "tokenizer")
 """Settings that name a file of the one model; a companion has its own."""
@@ -94,7 +94,10 @@ def given_settings(engine: str, settings: Mapping[str, Any]) -> dict[str, Any]:
         EngineError: there is no such engine, or a setting does not go with it.
     """
     if engine == "ray":
-        raise EngineError("--engine ray runs whole comparisons on many workers: it goes with `satisfice compare` alone")
+        raise EngineError(
+            "--engine ray runs whole comparisons on many workers: it goes with `satisfice compare` alone; all else "
+            "asks one engine, which may be a server in front of many (--engine openai)"
+        )
     if engine not in SETTINGS:
         raise EngineError(f"there is no engine {engine!r}; it must be one of {', '.join(SETTINGS)}")
     given = {name: value for name, value in settings.items() if value is not None}

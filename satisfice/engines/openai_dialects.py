@@ -4,6 +4,7 @@ The protocol itself knows texts. A method goes on from token ids, so an engine w
 made of; some servers say so, each in its own way.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,8 +16,12 @@ from satisfice.engines.base import EngineError, Sampling
 from satisfice.thinking import encode_after
 
 
+class OutsideVocabulary(ValueError):  # noqa: N818
+    """A server wrote a token that the tokenizer here does not have."""
+
+
 @dataclass
-class Piece:
+class Chunk:
     """What one message of a server brought.
 
     Attributes:
@@ -27,6 +32,7 @@ class Piece:
         stopped_by: the stop text or token id that ended it, where the server says so.
         prompt_tokens: length of the prompt by the server's count; None where this message does not say.
         cached_tokens: how many of them it had in its cache; None where this message does not say.
+        new_tokens: length of all that it wrote, by its count; None where this message does not say.
     """
 
     ids: list[int] = field(default_factory=list)
@@ -36,6 +42,7 @@ class Piece:
     stopped_by: str | int | None = None
     prompt_tokens: int | None = None
     cached_tokens: int | None = None
+    new_tokens: int | None = None
 
 
 class Dialect(ABC):
@@ -69,7 +76,7 @@ class Dialect(ABC):
 
     def read(
         self, message: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, token_bytes: Sequence[bytes]
-    ) -> Piece:
+    ) -> Chunk:
         """One message, whole or of a stream.
 
         Args:
@@ -78,27 +85,36 @@ class Dialect(ABC):
             token_bytes: the text of each of its tokens, see `satisfice.thinking.token_bytes`.
 
         Raises:
-            KeyError, TypeError, ValueError: it is not what such a server writes.
+            KeyError, TypeError, ValueError, AttributeError: it is not what such a server writes.
+            OutsideVocabulary: it holds a token that the tokenizer does not have.
         """
-        piece = Piece()
+        chunk = Chunk()
         if usage := message.get("usage"):
-            piece.prompt_tokens = usage["prompt_tokens"]
-            piece.cached_tokens = (usage.get("prompt_tokens_details") or {}).get("cached_tokens")
+            chunk.prompt_tokens = _count(usage["prompt_tokens"])
+            details = usage.get("prompt_tokens_details") or {}
+            chunk.cached_tokens = _count_or_none(details.get("cached_tokens"))
+            chunk.new_tokens = _count_or_none(usage.get("completion_tokens"))
         for choice in message["choices"]:  # one, or none in the message that says the usage
-            piece.finish = choice.get("finish_reason")
-            piece.stopped_by = choice.get("stop_reason")
-            self.read_choice(choice, piece, tokenizer, token_bytes)
-        return piece
+            chunk.finish = choice.get("finish_reason")
+            chunk.stopped_by = choice.get("stop_reason")
+            self.read_choice(choice, chunk, tokenizer, token_bytes)
+        for token in chunk.ids:
+            if token >= len(token_bytes):
+                raise OutsideVocabulary(
+                    f"wrote the token {token}, while the tokenizer here has 0..{len(token_bytes) - 1}: name the "
+                    "tokenizer of the model that is served with --tokenizer"
+                )
+        return chunk
 
     @abstractmethod
     def read_choice(
         self,
         choice: Mapping[str, Any],
-        piece: Piece,
+        chunk: Chunk,
         tokenizer: PreTrainedTokenizerBase,
         token_bytes: Sequence[bytes],
     ) -> None:
-        """Put the tokens of a choice into `piece`."""
+        """Put the tokens of a choice into `chunk`."""
 
 
 class VLLM(Dialect):
@@ -129,23 +145,55 @@ class VLLM(Dialect):
     def read_choice(
         self,
         choice: Mapping[str, Any],
-        piece: Piece,
+        chunk: Chunk,
         tokenizer: PreTrainedTokenizerBase,
         token_bytes: Sequence[bytes],
     ) -> None:
         """See `Dialect.read_choice`."""
-        piece.ids = [int(token) for token in choice["token_ids"]]
+        chunk.ids = [_count(token) for token in choice["token_ids"]]
         if logprobs := choice.get("logprobs"):
-            piece.logprobs = [float(value) for value in logprobs["token_logprobs"]]
-            piece.tops = [{_id(name): float(value) for name, value in top.items()} for top in logprobs["top_logprobs"]]
+            chunk.logprobs = [_logprob(value) for value in logprobs["token_logprobs"]]
+            tops = logprobs["top_logprobs"]
+            chunk.tops = [{_named_id(name): _logprob(value) for name, value in top.items()} for top in tops]
+            _require_alike(chunk)
 
 
-def _id(name: str) -> int:
-    return int(name.removeprefix("token_id:"))
+def _named_id(name: str) -> int:
+    return _count(int(name.removeprefix("token_id:")))
+
+
+def _count(value: Any) -> int:
+    """A number from 0 on, and no text or truth value that Python would take for one."""
+    if type(value) is not int or value < 0:
+        raise ValueError(f"{value!r} is no number of tokens and no token")
+    return value
+
+
+def _count_or_none(value: Any) -> int | None:
+    return None if value is None else _count(value)
+
+
+def _logprob(value: Any) -> float:
+    if math.isnan(number := float(value)):
+        raise ValueError("a log-probability is not a number")
+    return number
+
+
+def _text(choice: Mapping[str, Any]) -> str:
+    """The text of a choice; null, which some servers write where a message brings none, is none."""
+    text = choice["text"]
+    if not isinstance(text, str | None):
+        raise TypeError(f"the text is {text!r}")
+    return text or ""
+
+
+def _require_alike(chunk: Chunk) -> None:
+    if not len(chunk.ids) == len(chunk.logprobs) == len(chunk.tops):
+        raise ValueError(f"{len(chunk.ids)} tokens with {len(chunk.logprobs)} log-probabilities")
 
 
 class LlamaCpp(Dialect):
-    """llama.cpp's server: token ids beside log-probabilities."""
+    """llama.cpp's server: token ids next to log-probabilities."""
 
     name = "llama.cpp"
     cancels = True
@@ -165,38 +213,38 @@ class LlamaCpp(Dialect):
 
     def read(
         self, message: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, token_bytes: Sequence[bytes]
-    ) -> Piece:
+    ) -> Chunk:
         """See `Dialect.read`."""
-        piece = super().read(message, tokenizer, token_bytes)
+        chunk = super().read(message, tokenizer, token_bytes)
         if timings := message.get("timings"):  # also where a stream is given up before it says the usage
-            piece.cached_tokens = timings["cache_n"]
-            piece.prompt_tokens = timings["cache_n"] + timings["prompt_n"]
-        return piece
+            chunk.cached_tokens = _count(timings["cache_n"])
+            chunk.prompt_tokens = chunk.cached_tokens + _count(timings["prompt_n"])
+        return chunk
 
     def read_choice(
         self,
         choice: Mapping[str, Any],
-        piece: Piece,
+        chunk: Chunk,
         tokenizer: PreTrainedTokenizerBase,
         token_bytes: Sequence[bytes],
     ) -> None:
         """See `Dialect.read_choice`."""
         entries = (choice.get("logprobs") or {}).get("content") or []
-        piece.ids = [int(entry["id"]) for entry in entries]
-        piece.logprobs = [float(entry["logprob"]) for entry in entries]
-        piece.tops = [
-            {int(top["id"]): float(top["logprob"]) for top in entry.get("top_logprobs", [])} for entry in entries
+        chunk.ids = [_count(entry["id"]) for entry in entries]
+        chunk.logprobs = [_logprob(entry["logprob"]) for entry in entries]
+        chunk.tops = [
+            {_count(top["id"]): _logprob(top["logprob"]) for top in entry.get("top_logprobs", [])} for entry in entries
         ]
         # Of a character that takes several tokens the server reports the last one alone, but sends the whole text.
-        text = str(choice["text"]).encode()
-        told = b"".join(token_bytes[token] for token in piece.ids if token < len(token_bytes))
-        if piece.ids and len(text) > len(told) and text.endswith(told):
-            piece.ids = encode_after(tokenizer, text.decode())
-            piece.logprobs, piece.tops = [], []
+        text = _text(choice).encode()
+        told = b"".join(token_bytes[token] for token in chunk.ids if token < len(token_bytes))
+        if chunk.ids and len(text) > len(told) and text.endswith(told):
+            chunk.ids = encode_after(tokenizer, text.decode())
+            chunk.logprobs, chunk.tops = [], []
 
 
 class Standard(Dialect):
-    """The protocol and nothing else: the text of each message is encoded anew."""
+    """The protocol and nothing else: the text of each message is encoded again."""
 
     name = "standard"
     gives_ids = False
@@ -215,12 +263,12 @@ class Standard(Dialect):
     def read_choice(
         self,
         choice: Mapping[str, Any],
-        piece: Piece,
+        chunk: Chunk,
         tokenizer: PreTrainedTokenizerBase,
         token_bytes: Sequence[bytes],
     ) -> None:
         """See `Dialect.read_choice`."""
-        piece.ids = encode_after(tokenizer, str(choice["text"]))
+        chunk.ids = encode_after(tokenizer, _text(choice))
 
 
 DIALECTS: Sequence[Dialect] = (VLLM(), LlamaCpp(), Standard())

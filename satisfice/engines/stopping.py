@@ -5,8 +5,12 @@ completes a stop, and what holds the stop is known to the token.
 """
 
 from collections.abc import Sequence
+from typing import Literal
 
 from satisfice.engines.base import Sampling
+
+End = tuple[Literal["stop", "length"], str | int | None, int]
+"""How a generation ended: the finish, what stopped it, and how many tokens hold the stop; as in `Generation`."""
 
 
 class StopWatch:
@@ -33,12 +37,8 @@ class StopWatch:
         self._stopped: tuple[str, int] | None = None  # the stop that was found, and the place where it begins
         self._looking_ahead = False
 
-    def finished(self) -> tuple[str, str | int | None, int] | None:
-        """Why the sequence ends with its newest token, None where it goes on; to be called once for each token.
-
-        Returns:
-            the finish, what stopped it, and how many tokens hold the stop; as in `Generation`.
-        """
+    def finished(self) -> End | None:
+        """How the sequence ends with its newest token, None where it goes on; to be called once for each token."""
         token = self._ids[-1]
         if token in self._stop_ids:
             return "stop", token, 1

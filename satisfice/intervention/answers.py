@@ -1,25 +1,21 @@
 """Finding answers inside a strategy, comparing them, and voting.
 
 A strategy may not look at the gold answer, not even at its form, so what is looked for depends on the problem's
-grader alone. Two answers are the same if they are the same plain number or, after a little tidying, the same text.
-That is coarser than the grade: computer algebra would also find 1/2 in 0.5, but a hostile answer can keep it busy
-for ever, and a vote runs beside the event loop.
+grader alone. Two answers are the same if the grader would find them equal without computer algebra: the same number
+(0.5, 1/2, \\frac12), the same words, the same time, the same formula in one spelling. Algebra is left out: a hostile
+answer can keep it busy forever, and a vote runs beside the event loop.
 """
 
-import re
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-from satisfice.intervention.method import Draft
-from satisfice.problems.extraction import extract_answer, unstyled
-from satisfice.problems.graders import plain_number
+from satisfice.intervention.draft import Draft
+from satisfice.problems.comparison import answer_class
+from satisfice.problems.graders import grader_named
 
 LABEL_CHARACTERS = 60
 """An answer that is longer than this is shortened where it is shown."""
-
-_SPACING = re.compile(r"\\[!,;:> ]|\\(?:left|right|displaystyle)(?![A-Za-z])|\s|\$")
-_FRACTION_STYLE = re.compile(r"\\[dt]frac(?![A-Za-z])")
 
 
 def find_answer(text: str, grader: str) -> str | None:
@@ -30,13 +26,7 @@ def find_answer(text: str, grader: str) -> str | None:
         grader: the problem's grader. "choice" takes a letter and "numeric" a number; for "math" a box or a phrase
             goes before the last number, for graders that compare text a single line before it.
     """
-    name = grader.partition(":")[0]
-    if name == "choice":
-        return extract_answer(text, "choice")
-    if name == "numeric":
-        return extract_answer(text, "number")
-    found = extract_answer(text, "math" if name == "math" else "text")
-    return found if found is not None or name == "exact" else extract_answer(text, "number")
+    return grader_named(grader).find(text)
 
 
 def given_answer(draft: Draft) -> str | None:
@@ -45,13 +35,8 @@ def given_answer(draft: Draft) -> str | None:
 
 
 def canonical(answer: str) -> Hashable:
-    """What two answers share if they are the same: the exact value of a plain number, the tidied text of all else."""
-    number = plain_number(answer)
-    if number is None:
-        text = _SPACING.sub("", _FRACTION_STYLE.sub(r"\\frac", unstyled(answer)))
-        text = text.strip("\"'“”‘’`*").removesuffix(".").casefold()
-        number = plain_number(text)
-    return text if number is None else number
+    """What two answers share if they are the same: the exact value of a number, one spelling of all else."""
+    return answer_class(answer)
 
 
 def label(answer: str | None) -> str | None:

@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from satisfice.engines.base import Engine
-from satisfice.engines.control import Control
-from satisfice.intervention.method import Draft, Method, MethodError
+from satisfice.engines.control_setting import Control
+from satisfice.intervention.controls import ThinkingBudget
+from satisfice.intervention.draft import Draft
+from satisfice.intervention.method import Method, MethodError
 from satisfice.thinking import ThinkingFormat
 
 _PROBE_FORMAT = ThinkingFormat.custom("<open>", "<close>")
@@ -59,9 +61,15 @@ def compose(methods: Sequence[Method]) -> Method:
     if len(methods) > 2:
         raise MethodError("at most one strategy and one control can be joined, as strategy+control")
     strategy, bending = methods
-    if bending.control(_PROBE_FORMAT) is None:
+    bends = bending.control(_PROBE_FORMAT)
+    if isinstance(bends, ThinkingBudget):
         raise MethodError(
-            f"{bending.name} edits no logits, so it cannot stand behind the plus sign: write strategy+control, for "
+            f"{bending.name} counts the tokens of one engine call, and a strategy makes several: write "
+            f"budget-forcing+CONTROL for a cap that is joined with something, or {bending.name} alone"
+        )
+    if bends is None:
+        raise MethodError(
+            f"{bending.name} edits no logits, so it cannot stand after the plus sign: write strategy+control, for "
             "example budget-forcing:max_thinking=512+temperature-scaling"
         )
     if strategy.control(_PROBE_FORMAT) is not None:

@@ -6,7 +6,8 @@ plain decoding, and a probe asks from the tokens before it; only an exit takes a
 
 import re
 
-from satisfice.intervention.method import Draft, MethodError
+from satisfice.intervention.draft import Draft
+from satisfice.intervention.method import MethodError
 from satisfice.thinking import Phase
 
 PARAGRAPH = "\n\n"

@@ -7,23 +7,27 @@ The letters run on from a random first one.
 Splits are held out by construction: a chain belongs to exactly one of them by a hash of its arithmetic, so no
 generator, seed or size can leak a reported problem into training. Chains of six to eight steps are in `longer`, or in
 `rare`, of which the lab's reasoner sees a few; `train` has none, so whatever is trained on it finds `longer` longer
-than anything it has seen.
+than anything it has seen. `certify` is for certificates, of which thousands of problems are asked: the same tenth of
+all chains as `calibration`, without those that parameters were chosen on.
 """
 
 import hashlib
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 OPERATIONS = ("+", "-", "*")
 OPERANDS = range(2, 10)
 LARGEST = 99
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
-SPLITS = ("train", "calibration", "test", "longer", "rare")
+SPLITS = ("train", "calibration", "certify", "test", "longer", "rare")
 LENGTHS = range(2, 6)
 """Numbers of operations: 2 easy, 3-4 medium, 5 hard."""
 LONGER_LENGTHS = range(6, 9)
 """Numbers of operations in the splits `longer` and `rare`."""
+CHOSEN_ON = 2000
+"""So many of the first chains of `calibration` were used to choose parameters; none of them is in `certify`."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +65,8 @@ class Chain:
     def split(self) -> str:
         """The split this chain belongs to, by a hash of its arithmetic.
 
-        Short chains: 80 % train, 10 % calibration, 10 % test. Longer ones: 80 % rare, 20 % longer. The letters do not
-        count: a chain in another dress is in the same split.
+        Short chains: 80 % train, 10 % calibration (`certify` is a part of it), 10 % test. Longer ones: 80 % rare, 20 %
+        longer. The letters do not count: a chain in another dress is in the same split.
         """
         arithmetic = f"{self.start}{self.steps}"
         bucket = int.from_bytes(hashlib.sha256(arithmetic.encode()).digest()[:4], "big") % 10
@@ -101,9 +105,13 @@ def chains(split: str, seed: int) -> Iterator[Chain]:
         raise ValueError(f"the lab has no split {split!r}; use one of {', '.join(SPLITS)}")
     rng = random.Random(f"{split}/{seed}")
     lengths = LONGER_LENGTHS if split in ("longer", "rare") else LENGTHS
+    tenth, chosen_on = split, set[tuple[int, tuple[tuple[str, int], ...]]]()
+    if split == "certify":
+        tenth = "calibration"
+        chosen_on = {(chain.start, chain.steps) for chain in islice(chains(tenth, 0), CHOSEN_ON)}
     seen: set[Chain] = set()
     while True:
         chain = random_chain(rng, rng.choice(lengths))
-        if chain.split == split and chain not in seen:
+        if chain.split == tenth and chain not in seen and (chain.start, chain.steps) not in chosen_on:
             seen.add(chain)
             yield chain

@@ -20,12 +20,12 @@ from satisfice.lab.arithmetic import LARGEST, Chain, apply
 
 OPENERS = ("Wait", "Hmm", "Alternatively", "But wait")
 REQUESTS = ("let me check", "let me verify", "let me check again")
-LEVELS = ("Think briefly.", "Think normally.", "Think at length.")
+LEVEL_INSTRUCTIONS = ("Think briefly.", "Think normally.", "Think at length.")
 BUDGETS = tuple(
     f"Think for {bound} {count} tokens." for bound in ("exactly", "at most") for count in range(20, 200, 10)
 )
-INSTRUCTIONS = (LEVELS, BUDGETS)
-"""What some questions say of length: levels and budgets, half each. The teacher hardly heeds them, see `Habits`."""
+INSTRUCTIONS = (LEVEL_INSTRUCTIONS, BUDGETS)
+"""What some questions say of length: levels and budgets, half each. The teacher hardly follows them, see `Habits`."""
 ECHOES = {"briefly": "Hmm", "normally": "Wait", "at length": "Alternatively"}
 """The opener that goes with a level. A model of this size notices an instruction where it changes the next word; what
 changes the chance of an ending alone it did not learn to see."""
@@ -137,9 +137,9 @@ def examples(
     """Training examples `{"prompt", "thinking", "answer"}`; a share of them has no thinking and is marked None.
 
     The direct examples teach the template of `enable_thinking=False` only: their closing marker belongs to the
-    prompt and carries no loss, so they do not teach the model to skip thinking of its own accord.
+    prompt and carries no loss, so they do not teach the model to skip thinking by itself.
 
-    Another share of the questions ends with an instruction about length, which the thinking hardly heeds: the model
+    Another share of the questions ends with an instruction about length, which the thinking hardly follows: the model
     can read such words, but they mean little to it until reinforcement gives them a meaning.
     """
     rows: list[dict[str, str | None]] = []

@@ -26,7 +26,7 @@ from transformers import (
 from transformers.trainer_utils import get_last_checkpoint
 
 from satisfice.lab.arithmetic import chains
-from satisfice.lab.teacher import LEVELS, Habits, examples
+from satisfice.lab.teacher import LEVEL_INSTRUCTIONS, Habits, examples
 from satisfice.lab.tokenizer import build_tokenizer
 
 
@@ -66,7 +66,7 @@ class Recipe(BaseModel):
     # how the finished model is sampled by default
     temperature: float = Field(1.0, gt=0)
     top_p: float = Field(1.0, gt=0, le=1)
-    max_tokens: int = Field(320, ge=1)
+    max_tokens: int = Field(960, ge=1)
 
     @property
     def habits(self) -> Habits:
@@ -137,7 +137,9 @@ def train(recipe: Recipe, out: Path) -> Path:
     first = recipe.steps * recipe.batch_size
     shortest = islice((chain for chain in short if len(chain.steps) <= 3), recipe.level_steps * recipe.batch_size)
     faithful = replace(recipe.habits, echo=1.0)
-    levels = [encode(tokenizer, row) for row in examples(rng, list(shortest), faithful, 300, 0.0, 1.0, [LEVELS])]
+    levels = [
+        encode(tokenizer, row) for row in examples(rng, list(shortest), faithful, 300, 0.0, 1.0, [LEVEL_INSTRUCTIONS])
+    ]
     for name, part, steps in (
         ("grouped", dataset[:first], recipe.steps),
         ("levels", levels, recipe.level_steps),

@@ -1,11 +1,12 @@
 """Statistics of graded traces: pure functions on numbers, without knowledge of traces or runs.
 
 Problems are what a run samples from a population; the samples of one problem are not independent of each other.
-So every interval here resamples problems, never single samples. All intervals are two-sided 95 % intervals, all
-random numbers come from one fixed seed: the same traces give the same table.
+So every interval here rests on the spread between problems, never between single samples. All intervals are two-sided
+and closed formulas, at 95 % unless told otherwise. That they cover what they promise is simulated in
+tests/measurement/test_coverage.py: few problems and many, accuracies near 1, heavy-tailed lengths, several samples.
 
 What several samples of a problem gave is passed as a list of problems, each a sequence with one number a sample;
-problems may have different numbers of samples.
+problems may have different numbers of samples. `Ragged` is such a list in two arrays, for many problems.
 """
 
 import math
@@ -13,26 +14,23 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
+from satisfice.measurement.ragged import Ragged, problem_means
+
 CONFIDENCE = 0.95
-RESAMPLES = 1999
-SEED = 0
 
 FEW = 10
-"""Where fewer problems than this stand out from the rest, resampling them says little about those not seen, and an
-interval for proportions is used instead of the bootstrap (ours)."""
-
-AES_ALPHA, AES_BETA, AES_GAMMA = 1.0, 3.0, 5.0
-"""Constants of the accuracy-efficiency score; other publications use other ones, so a table has to name them."""
+"""Where fewer problems than this stand out from the rest, their spread says little about those not seen, and an
+interval is used that does not rest on it (ours)."""
 
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value with its 95 % interval; the ends are None where no interval can be computed."""
+    """A value with its interval; the ends are None where no interval can be computed."""
 
     value: float
     low: float | None
@@ -58,10 +56,12 @@ class Tokens:
 def accuracy(correct: Sequence[Sequence[bool]]) -> Estimate | None:
     """avg@k: the share of right samples of each problem, averaged over problems.
 
-    The interval is Wilson's where every problem has one sample, and a bootstrap over problems (BCa) where one has
-    more. Where nearly all problems have the same share (all but `FEW`; always so with fewer problems) a bootstrap
-    would be too sure, or have no width at all: there the interval is Wilson's over problems too, which is safe
-    because shares vary less than single right-or-wrong verdicts do.
+    The interval is that of Korn and Graubard (Survey Methodology 24, 1998): Clopper and Pearson's for as many
+    independent verdicts as the spread between problems says that the samples are worth, with a correction for the
+    uncertainty of that spread. They are never worth less than one verdict a problem; and just that where every
+    problem has one sample, or where nearly all have the same share (all but `FEW`), so that there is hardly a spread
+    to go by. So it covers at accuracies near 1, where a normal or a bootstrap interval does not, and is wider than it
+    need be there.
 
     Returns:
         None where there is no problem.
@@ -72,27 +72,32 @@ def accuracy(correct: Sequence[Sequence[bool]]) -> Estimate | None:
     if not correct:
         return None
     shares = problem_means(correct)
-    value = float(shares.mean())
-    if max(map(len, correct)) == 1 or _nearly_all_alike(shares):
-        low, high = wilson(value, len(shares))
-    else:
-        low, high = _bootstrap(lambda values, axis: values.mean(axis=axis), shares)
-    return Estimate(value, low, high)
+    value, n = float(shares.mean()), shares.size
+    verdicts = float(n)
+    samples = int(Ragged.of(correct).starts[-1])
+    if samples > n and not _nearly_all_alike(shares):
+        worth = value * (1 - value) / (float(shares.var(ddof=1)) / n)
+        uncertain = (_t(samples - 1) / _t(n - 1)) ** 2
+        verdicts = float(np.clip(worth * uncertain, n, samples))
+    return Estimate(value, *clopper_pearson(value, verdicts))
 
 
-def wilson(share: float, n: int) -> tuple[float, float]:
-    """Wilson's score interval of a share of n trials; share times n need not be a whole number.
+def clopper_pearson(share: float, n: float) -> tuple[float, float]:
+    """Clopper and Pearson's exact interval of a share of n trials; neither n nor share times n need be whole.
+
+    It never covers less often than it says. Wilson's, which is narrower, covers 0.91 near 1 for a nominal 0.95.
 
     Raises:
         ValueError: n is below 1, or the share is not between 0 and 1.
     """
     if n < 1 or not 0 <= share <= 1:
-        raise ValueError(f"Wilson's interval needs n >= 1 and a share from 0 to 1, not n = {n} and share = {share}")
-    z = float(stats.norm.ppf((1 + CONFIDENCE) / 2))
-    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    # At the ends the formula gives 0 and 1 up to rounding; say so exactly.
-    return (0.0 if share == 0 else centre - half), (1.0 if share == 1 else centre + half)
+        raise ValueError(
+            f"Clopper and Pearson's interval needs n >= 1 and a share from 0 to 1, not n = {n} and share = {share}"
+        )
+    tail, right, wrong = (1 - CONFIDENCE) / 2, share * n, (1 - share) * n
+    low = 0.0 if share == 0 else float(stats.beta.ppf(tail, right, wrong + 1))
+    high = 1.0 if share == 1 else float(stats.beta.ppf(1 - tail, right + 1, wrong))
+    return low, high
 
 
 def pass_at_k(n: int, c: int, k: int) -> float:
@@ -127,7 +132,7 @@ def majority_is_correct(answers: Sequence[Hashable | None], correct: Sequence[bo
     return bool(correct[list(answers).index(winner)])
 
 
-def describe_tokens(counts: Sequence[int], correct: Sequence[bool]) -> Tokens:
+def describe_tokens(counts: ArrayLike, correct: ArrayLike) -> Tokens:
     """Mean, median, 95th percentile (linear interpolation) and means by correctness of token counts (one a trace)."""
     values, right = np.asarray(counts, dtype=np.float64), np.asarray(correct, dtype=bool)
 
@@ -143,27 +148,18 @@ def describe_tokens(counts: Sequence[int], correct: Sequence[bool]) -> Tokens:
     )
 
 
-def repetition_share(ids: Sequence[int], n: int = 8) -> float:
-    """Share of the n-grams of a text that stood in it before (ours): 0 for a text without repetition, near 1 for a
-    loop. Overlapping n-grams count; a text shorter than n tokens has no n-gram and a share of 0.
-
-    Args:
-        ids: token ids.
-        n: length of an n-gram in tokens. Eight is long enough that plain prose repeats few, and short enough that
-            a loop over one line is seen.
-    """
-    total = len(ids) - n + 1
-    if total < 1:
-        return 0.0
-    distinct = len(set(zip(*(ids[start : start + total] for start in range(n)), strict=True)))
-    return 1 - distinct / total
-
-
-def saving(method: Sequence[Sequence[float]], baseline: Sequence[Sequence[float]]) -> Estimate | None:
+def saving(
+    method: Sequence[Sequence[float]], baseline: Sequence[Sequence[float]], confidence: float = CONFIDENCE
+) -> Estimate | None:
     """Relative saving: 1 - mean of the method / mean of the baseline, over the same problems in the same order.
 
-    Each mean is over problems of the mean over samples. The interval is a paired bootstrap over problems (BCa);
-    it is None for a single problem. Where every problem saves the same share it has no width.
+    Each mean is over problems of the mean over samples. The interval is a jackknife-t of the logarithm of the ratio:
+    each problem, with all its samples, is left out once. The degrees of freedom are Satterthwaite's, from the kurtosis
+    of what the problems contribute, because a few very long responses make the estimated spread itself uncertain.
+
+    Where there is hardly a spread to go by the interval is that of `_few_differ`: all but a few problems, and more
+    than half of them, save the same share; or the method, or the baseline without one problem, wrote nothing at all.
+    A single problem has no interval; two have one, which is very wide.
 
     Returns:
         None where there is no problem or the baseline's mean is 0.
@@ -175,26 +171,73 @@ def saving(method: Sequence[Sequence[float]], baseline: Sequence[Sequence[float]
     if not ours.size or base.mean() == 0:
         return None
     value = float(1 - ours.mean() / base.mean())
-    if ours.size == 1:
+    n = ours.size
+    if n == 1:
         return Estimate(value, None, None)
-    ratios = ours * base.mean() - base * ours.mean()
-    if np.allclose(ratios, 0):
-        return Estimate(value, value, value)
+    ours_without, base_without = ours.sum() - ours, base.sum() - base
+    if _few_ratios_differ(ours, base) or min(ours_without.min(), base_without.min()) <= 0:
+        return Estimate(value, *_few_differ(ours, base, confidence))
+    without = np.log(ours_without / base_without)
+    deviations = without - without.mean()
+    error = math.sqrt((n - 1) / n * float((deviations**2).sum()))
+    half = _t(_degrees_of_freedom(deviations), confidence) * error
+    log_ratio = math.log(ours.sum() / base.sum())
+    # Above 700 the exponential has no number; nobody reads a saving of minus 10 to the 300.
+    return Estimate(value, 1 - math.exp(min(700.0, log_ratio + half)), 1 - math.exp(log_ratio - half))
 
-    def statistic(ours: Floats, base: Floats, axis: int) -> Floats:
-        # A resample in which the baseline wrote nothing at all has no ratio; it counts as no saving.
-        means = base.mean(axis=axis)
-        return np.asarray(np.where(means > 0, 1 - ours.mean(axis=axis) / np.where(means > 0, means, 1), 0.0))
 
-    return Estimate(value, *_bootstrap(statistic, ours, base))
+def _few_ratios_differ(ours: Floats, base: Floats) -> bool:
+    """Whether more than half of the problems, and all but fewer than `FEW`, cost the same share of the baseline."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratios = ours / base
+    # Nothing against nothing fits every share; rounding because 3 / 4 and 9 / 12 may differ in the last bit.
+    _, counts = np.unique(np.round(ratios[~np.isnan(ratios)], 12), return_counts=True)
+    alike = int(counts.max()) + int(np.isnan(ratios).sum())
+    return 2 * alike > ours.size and ours.size - alike < FEW
 
 
-def accuracy_difference(method: Sequence[Sequence[bool]], baseline: Sequence[Sequence[bool]]) -> Estimate | None:
+def _few_differ(ours: Floats, base: Floats, confidence: float) -> tuple[float, float]:
+    """The interval of a saving where problems hardly differ: two problems of mean length are added, one in which the
+    method wrote nothing and one in which it wrote twice the baseline's (ours, in the manner of Bonett and Price).
+
+    So no difference seen among n problems is not taken for proof that there is none: it is about +- 3.9 / n.
+    """
+    more = np.append(ours, [0.0, 2 * base.mean()])
+    beside = np.append(base, [base.mean(), base.mean()])
+    n, ratio = more.size, float(more.sum() / beside.sum())
+    residuals = more - ratio * beside
+    error = math.sqrt(n / (n - 1) * float((residuals**2).sum())) / float(beside.sum())
+    half = _t(_degrees_of_freedom(residuals), confidence) * error
+    seen = float(1 - ours.mean() / base.mean())
+    return min(seen, 1 - ratio - half), max(seen, min(1.0, 1 - ratio + half))
+
+
+def _degrees_of_freedom(deviations: Floats) -> float:
+    """Satterthwaite's for a variance of n values: 2 n / (kurtosis - 1), with the unbiased kurtosis; between 1 and
+    n - 1, and 1 for fewer than four values, which have no such kurtosis."""
+    n = deviations.size
+    spread = float((deviations**2).sum())
+    if n < 4 or spread == 0:
+        return 1
+    excess = n * float((deviations**4).sum()) / spread**2 - 3
+    unbiased = (n - 1) / ((n - 2) * (n - 3)) * ((n + 1) * excess + 6)
+    return float(np.clip(2 * n / (2 + max(unbiased, 0.0)), 1, n - 1))
+
+
+def _t(degrees: float, confidence: float = CONFIDENCE) -> float:
+    """The two-sided quantile of Student's t."""
+    return float(stats.t.ppf((1 + confidence) / 2, degrees))
+
+
+def accuracy_difference(
+    method: Sequence[Sequence[bool]], baseline: Sequence[Sequence[bool]], confidence: float = CONFIDENCE
+) -> Estimate | None:
     """Accuracy of the method minus that of the baseline, over the same problems in the same order.
 
-    The interval is a paired bootstrap over problems (BCa). Where nearly all problems differ by the same amount,
-    mostly by none (all but `FEW`), it is Bonett and Price's: the normal interval of paired proportions after
-    adding one problem that was lost and one that was gained. So no difference seen is not taken for proof of none.
+    The interval is Student's t over the differences of problems where a problem has several samples. Where each has
+    one, or nearly all problems differ by the same amount, mostly by none (all but `FEW`), it is Bonett and Price's:
+    the normal interval of paired proportions after adding one problem that was lost and one that was gained. So no
+    difference seen is not taken for proof of none.
 
     Returns:
         None where there is no problem.
@@ -207,11 +250,12 @@ def accuracy_difference(method: Sequence[Sequence[bool]], baseline: Sequence[Seq
         return None
     differences = ours - base
     value = float(differences.mean())
-    if not _nearly_all_alike(differences):
-        return Estimate(value, *_bootstrap(lambda values, axis: values.mean(axis=axis), differences))
+    if Ragged.of(method).sizes.max() > 1 and not _nearly_all_alike(differences):
+        half = _t(differences.size - 1, confidence) * float(differences.std(ddof=1)) / math.sqrt(differences.size)
+        return Estimate(value, max(-1.0, value - half), min(1.0, value + half))
     n = differences.size + 2
     lost, gained = (float(np.clip(sign * differences, 0, None).sum() + 1) / n for sign in (-1, 1))
-    half = float(stats.norm.ppf((1 + CONFIDENCE) / 2)) * math.sqrt((lost + gained - (gained - lost) ** 2) / n)
+    half = float(stats.norm.ppf((1 + confidence) / 2)) * math.sqrt((lost + gained - (gained - lost) ** 2) / n)
     return Estimate(value, max(-1.0, gained - lost - half), min(1.0, gained - lost + half))
 
 
@@ -231,55 +275,6 @@ def mcnemar(b: int, c: int) -> float:
     return float(stats.binomtest(min(b, c), b + c).pvalue) if b + c else 1.0
 
 
-def accuracy_efficiency_score(
-    accuracy: float,
-    tokens: float,
-    base_accuracy: float,
-    base_tokens: float,
-    *,
-    alpha: float = AES_ALPHA,
-    beta: float = AES_BETA,
-    gamma: float = AES_GAMMA,
-) -> float | None:
-    """AES of O1-Pruner: alpha dL + beta |dA| where accuracy does not fall, alpha dL - gamma |dA| where it does.
-
-    dL = (base_tokens - tokens) / base_tokens and dA = (accuracy - base_accuracy) / base_accuracy are relative, so the
-    score is violent where the baseline is seldom right.
-
-    Returns:
-        None where the baseline has accuracy 0 or no tokens.
-    """
-    if base_accuracy == 0 or base_tokens == 0:
-        return None
-    shorter = (base_tokens - tokens) / base_tokens
-    better = (accuracy - base_accuracy) / base_accuracy
-    return alpha * shorter + (beta if better >= 0 else gamma) * better
-
-
-def pareto_front(costs: Sequence[float], accuracies: Sequence[float]) -> list[bool]:
-    """Which points no other point dominates: none is at most as costly and at least as accurate, and better in
-    one of the two. Equal points do not dominate each other, so both are on the front or neither."""
-    points = list(zip(costs, accuracies, strict=True))
-    return [
-        not any(
-            other_cost <= cost and other_accuracy >= accuracy and (other_cost, other_accuracy) != (cost, accuracy)
-            for other_cost, other_accuracy in points
-        )
-        for cost, accuracy in points
-    ]
-
-
-def problem_means(values: Sequence[Sequence[float]]) -> Floats:
-    """The mean over the samples of each problem, shape (problems,).
-
-    Raises:
-        ValueError: a problem has no sample.
-    """
-    if not all(map(len, values)):
-        raise ValueError("a problem without a sample has no mean: leave it out, and say that it is left out")
-    return np.array([np.mean(samples) for samples in values], dtype=np.float64)
-
-
 def _paired(method: Sequence[Sequence[float]], baseline: Sequence[Sequence[float]]) -> tuple[Floats, Floats]:
     if len(method) != len(baseline):
         raise ValueError(f"pairs need the same problems on both sides, not {len(method)} and {len(baseline)}")
@@ -288,29 +283,6 @@ def _paired(method: Sequence[Sequence[float]], baseline: Sequence[Sequence[float
 
 def _nearly_all_alike(values: Floats) -> bool:
     """Whether fewer than `FEW` values differ from the most frequent one."""
-    _, counts = np.unique(values, return_counts=True)
+    # Rounded, because 2/3 - 1/3 and 1/3 differ in the last bit.
+    _, counts = np.unique(np.round(values, 12), return_counts=True)
     return bool(values.size - counts.max() < FEW)
-
-
-def _bootstrap(statistic: Callable[..., Floats], *samples: Floats) -> tuple[float, float]:
-    """The BCa interval over problems; several samples are resampled as pairs.
-
-    BCa corrects for skew, which small sets have. With very few or nearly equal problems its correction does not
-    exist; the plain percentiles of the same resamples are used then.
-    """
-    with np.errstate(divide="ignore", invalid="ignore"):
-        result = stats.bootstrap(
-            samples,
-            statistic,
-            n_resamples=RESAMPLES,
-            vectorized=True,
-            paired=True,
-            confidence_level=CONFIDENCE,
-            method="BCa",
-            rng=np.random.default_rng(SEED),
-        )
-    low, high = float(result.confidence_interval.low), float(result.confidence_interval.high)
-    if math.isnan(low) or math.isnan(high):
-        tail = (1 - CONFIDENCE) / 2
-        low, high = (float(end) for end in np.quantile(result.bootstrap_distribution, [tail, 1 - tail]))
-    return low, high

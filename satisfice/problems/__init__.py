@@ -6,17 +6,21 @@ cheap: the computer algebra and the data set library are imported when they are 
 """
 
 from satisfice.problems.extraction import extract_answer
-from satisfice.problems.graders import GRADERS, GraderError, grade_answer
+from satisfice.problems.graders import GRADERS, GRADING_VERSION, Grader, GraderError, grade_answer
 from satisfice.problems.grading import GraderPool
 from satisfice.problems.problem import Problem
-from satisfice.problems.sources import ProblemsError, ProblemSet, load_problems
+from satisfice.problems.sources import SOURCES, ProblemsError, ProblemSet, ProblemSource, load_problems
 
 __all__ = [
     "GRADERS",
+    "GRADING_VERSION",
+    "SOURCES",
+    "Grader",
     "GraderError",
     "GraderPool",
     "Problem",
     "ProblemSet",
+    "ProblemSource",
     "ProblemsError",
     "extract_answer",
     "grade_answer",

@@ -47,7 +47,7 @@ class GraderPool:
         Args:
             grader: one of `GRADERS`.
             answer: what was written after thinking.
-            gold: the gold answer as the problem gives it.
+            gold: the gold answer as the problem gives it; without one ("") no answer is right.
             finished: whether the response ended by itself; a truncated one is wrong, whatever it says.
             problem_id: needed by reasoning-gym graders only, which make the problem again from it.
 
@@ -93,14 +93,20 @@ class GraderPool:
     def _judge(self, grade: Grade, gold: str, problem_id: str) -> Grade:
         worker = self._idle.get()
         try:
-            worker.prepare(grade.grader)
-            grade.correct, grade.note = worker.ask(
-                "judge", grade.grader, grade.extracted, gold, problem_id, timeout=self.timeout
-            )
-        except TimeoutError:
-            grade.note = f"grader timed out after {self.timeout:g} s"
-        except WorkerCrashed:
-            grade.note = "grader crashed"
+            # A process may have died while it was idle, which is no fault of the answer: a new one tries again.
+            for _ in range(2):
+                try:
+                    worker.prepare(grade.grader)
+                    grade.correct, grade.note = worker.ask(
+                        "judge", grade.grader, grade.extracted, gold, problem_id, timeout=self.timeout
+                    )
+                except TimeoutError:
+                    grade.note = f"grader timed out after {self.timeout:g} s"
+                except WorkerCrashed:
+                    grade.note = "grader crashed"
+                    if not worker.closed:
+                        continue
+                break
         finally:
             self._idle.put(worker)
         return grade
@@ -110,4 +116,6 @@ def _at_once(grader: str, answer: str, gold: str, finished: bool) -> tuple[Grade
     """The grade as far as it goes without algebra, and whether that settles it."""
     if not finished:
         return Grade(correct=False, expected=gold, grader=grader, note="truncated"), True
+    if not gold:
+        return Grade(correct=False, grader=grader, note="no gold answer"), True
     return settle(grader, answer, gold)

@@ -7,8 +7,8 @@ MATH_INSTRUCTION = "Please reason step by step, and put your final answer within
 
 
 def usual_instruction(problems: str) -> str:
-    """The instruction for a problem set by name: none for the lab, whose model has never seen one, else the usual."""
-    return "" if problems.startswith("lab:") else MATH_INSTRUCTION
+    """The instruction for a problem set by name: none for lab and words, whose models never saw one, else the usual."""
+    return "" if problems.startswith(("lab:", "words:")) else MATH_INSTRUCTION
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import sys
 import threading
 from typing import Any
 
-from satisfice.problems.graders import GraderError
+from satisfice.problems.graders import GRADERS, GraderError
 
 START_TIMEOUT = 120.0
 """Seconds until a fresh worker must have imported what it needs; slow disks and busy machines need their time."""
@@ -39,29 +39,49 @@ class Worker:
         Raises:
             GraderError: it cannot start or cannot import it.
         """
-        if self._process is None or grader not in self._prepared:
+        if self._process is not None and grader in self._prepared:
+            return
+        name = grader.partition(":")[0]
+        if GRADERS.only_here(name):
+            raise GraderError(
+                f"grader {name!r} was put in from Python, so the process that grades does not know it: write it into a "
+                "file and load that with satisfice.plugins.load_plugins"
+            )
+        file = GRADERS.file_of(name)
+        plugin = (file.path, file.text.decode("latin-1")) if file else None  # bytes as JSON can carry them
+        # A process that was there before may have died while it was idle, and its time may run out just as it replies.
+        reason: Exception | None = None
+        for _ in range(2):
             try:
-                self.ask("prepare", grader, timeout=START_TIMEOUT)
+                self.ask("prepare", grader, plugin, timeout=START_TIMEOUT)
             except (WorkerCrashed, TimeoutError) as error:
-                raise GraderError(
-                    f"the process of grader {grader!r} does not start; see what {' '.join(COMMAND)} says"
-                ) from error
-            self._prepared.add(grader)
+                reason = error
+            if self._process is not None:  # else it was killed, and what it had imported is gone with it
+                self._prepared.add(grader)
+                return
+        raise GraderError(
+            f"the process of grader {grader!r} does not start; see what {' '.join(COMMAND)} says"
+        ) from reason
 
     def ask(self, function: str, *arguments: Any, timeout: float) -> Any:
         """The result of the functions that `worker_main` offers, computed in the process.
 
         Raises:
             TimeoutError: it took longer than `timeout` seconds; the process has been killed.
-            WorkerCrashed: the process ended by itself.
+            WorkerCrashed: the process ended by itself, over these arguments or before, while it was idle.
             GraderError: the function refused its arguments.
         """
         process = self._running_process()
-        timed_out = threading.Event()
+        # The reply and the end of the time may come together: whichever takes the lock first has happened.
+        deciding = threading.Lock()
+        answered = timed_out = False
 
         def kill() -> None:
-            timed_out.set()
-            process.kill()
+            nonlocal timed_out
+            with deciding:
+                timed_out = not answered
+            if timed_out:
+                process.kill()
 
         timer = threading.Timer(timeout, kill)
         timer.daemon = True
@@ -76,12 +96,14 @@ class Worker:
         except (OSError, ValueError):
             pass  # the pipe broke or was closed: the process is gone, which the missing reply says below
         finally:
+            with deciding:
+                answered = True
             timer.cancel()
         complete = line.endswith("\n")
-        if timed_out.is_set() or not complete:
+        if timed_out or not complete:
             self.kill()
         if not complete:
-            if timed_out.is_set():
+            if timed_out:
                 raise TimeoutError(f"no reply after {timeout:g} s")
             raise WorkerCrashed
         reply = json.loads(line)
@@ -103,6 +125,11 @@ class Worker:
                         pipe.close()
                 except OSError:
                     pass  # what was still to be written to a dead process is of no use
+
+    @property
+    def closed(self) -> bool:
+        """Whether the process was ended for good."""
+        return self._closed
 
     def close(self) -> None:
         """End the process for good."""

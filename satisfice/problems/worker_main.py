@@ -10,17 +10,36 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
 from satisfice.problems import graders, gym
+from satisfice.registry import PluginError, PluginFile, load_file
 
 MEMORY_LIMIT = 2 * 1024**3
 """Bytes of address space, where the system can limit it."""
 
+
+def prepare(grader: str, plugin: Sequence[str] | None = None) -> None:
+    """Load the plugin file that a grader comes from, given as path and text, and import what it needs.
+
+    Raises:
+        GraderError: the grader cannot be loaded here.
+    """
+    try:
+        if plugin is not None:
+            load_file(PluginFile(plugin[0], plugin[1].encode("latin-1")))
+        graders.prepare(grader)
+    except PluginError as error:
+        raise graders.GraderError(
+            f"{error} (in the process that grades, which may use {MEMORY_LIMIT >> 30} GiB: a grader that stands beside "
+            "code that loads torch, such as a method, needs a file of its own)"
+        ) from error
+
+
 FUNCTIONS: dict[str, Callable[..., Any]] = {
-    "prepare": graders.prepare,
+    "prepare": prepare,
     "judge": graders.judge,
     "make_problems": gym.make_problems,
 }

@@ -10,13 +10,17 @@ import random
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from enum import StrEnum
 from typing import Any, ClassVar, Literal
 
-import torch
-from torch import Tensor
+from satisfice.lazy import Tensor, torch
+from satisfice.parameters import check_parameters
 
 Normalisation = Literal["group-std", "group-mean", "batch", "leave-one-out"]
 """How rewards become advantages; see `normalise`."""
+
+LossType = Literal["grpo", "dr_grpo", "dapo", "bnpo"]
+"""How the losses of tokens are added up, by TRL's names."""
 
 EPSILON = 1e-4
 """Added to a standard deviation before dividing by it, as TRL does. Rewards that differ by much less are lost in it."""
@@ -26,12 +30,33 @@ class ObjectiveError(ValueError):
     """An objective or a parameter that does not exist or does not fit, or rollouts that it cannot reward."""
 
 
+class Need(StrEnum):
+    """What an objective cannot do without. Whoever trains refuses an objective whose needs it cannot meet."""
+
+    BOUNDARY = "boundary"
+    """`Rollouts.boundaries` and `Rollouts.redundancy`."""
+    STEPS = "steps"
+    """`Rollouts.steps`."""
+    REFERENCE = "reference"
+    """`Rollouts.reference_accuracy`."""
+    VALIDATION = "validation"
+    """`Rollouts.validation_accuracy`, measured before the first step and again and again after it."""
+    DIRECT = "direct"
+    """A share of each group, `direct_share`, that is made to answer without thinking, and `Rollouts.direct`."""
+    BUDGET = "budget"
+    """A budget in each prompt, drawn from `condition`, and `Rollouts.budgets`."""
+    LOSS_TYPE = "loss type"
+    """That the losses of tokens are added up as `loss_type` says."""
+    OWN = "own rollouts"
+    """Some rollouts of each group that the model wrote by itself (`Rollouts.own`): a schedule reads them."""
+
+
 @dataclass(frozen=True)
 class Condition:
     """What all rollouts of one prompt are told about length.
 
     Attributes:
-        instruction: text behind the question, in the same turn; "" for none.
+        instruction: text after the question, in the same turn; "" for none.
         level: one of `satisfice.levels.LEVELS`, None for none.
         budget: tokens, None for none.
     """
@@ -54,9 +79,10 @@ class Rollouts:
         levels: (P,) int64, index into `satisfice.levels.LEVELS`, -1 for none.
         budgets: (P,) int64 tokens, 0 for none.
         direct: (P, G) bool, which responses were made to answer without thinking.
+        explored: (P, G) bool, which responses were written with endings made likelier; never one that is direct.
         boundaries: (P, G) int64, tokens up to and including the first right answer in the response, for objectives that
             need "boundary"; -1 where there is none.
-        redundancy: (P, G) int64, phrases of self-reflection behind that boundary, counted with it.
+        redundancy: (P, G) int64, phrases of self-reflection after that boundary, counted with it.
         steps: for objectives that need "steps": P lists of G responses, each a list of `Step`; empty where thinking has
             none.
         reference_accuracy: (P,) float64, share of right answers that the frozen model from before the training gives to
@@ -73,6 +99,7 @@ class Rollouts:
     levels: Tensor
     budgets: Tensor
     direct: Tensor
+    explored: Tensor
     boundaries: Tensor
     redundancy: Tensor
     steps: list[list[list["Step"]]] = field(default_factory=list)
@@ -109,6 +136,7 @@ class Rollouts:
             "levels": torch.full((prompts,), -1),
             "budgets": torch.zeros(prompts, dtype=torch.int64),
             "direct": torch.zeros_like(correct),
+            "explored": torch.zeros_like(correct),
             "boundaries": torch.full_like(lengths, -1),
             "redundancy": torch.zeros_like(lengths),
             **others,
@@ -120,6 +148,14 @@ class Rollouts:
             max_length=int(lengths.max()) if max_length is None else max_length,
             **given,
         )
+
+    @property
+    def own(self) -> Tensor:
+        """(P, G) bool, which responses the model wrote by itself: what says how good and how long it is by now.
+
+        Those that are direct or explored are learned from like these, but they are not what the model would write.
+        """
+        return ~(self.direct | self.explored)
 
 
 @dataclass(frozen=True)
@@ -138,13 +174,17 @@ class Step:
 class Objective(ABC):
     """A named way to reward length. Subclasses are dataclasses; their fields are the parameters.
 
+    Annotations state the parameters' bounds, and are checked here. A subclass with rules or state of its own writes a
+    `__post_init__` that begins with `super().__post_init__()`.
+
     Class attributes:
         name: as spelled in recipes.
         summary: what it does, in one line.
         paper: arXiv number and name, or "" for one without.
         normalisation: how its rewards become advantages.
-        needs: what must be filled in: "boundary", "steps", "reference", "validation", "direct". Whoever trains refuses
-            an objective whose needs it cannot meet.
+        needs: what it cannot do without. Whoever trains refuses an objective whose needs it cannot meet.
+        direct_share: share of each group that is made to answer without thinking; above 0 where that is needed.
+        loss_type: how the losses of tokens are to be added up; None where the method does not say.
         per_token: whether `token_advantages` gives something.
     """
 
@@ -152,8 +192,22 @@ class Objective(ABC):
     summary: ClassVar[str]
     paper: ClassVar[str]
     normalisation: ClassVar[Normalisation] = "group-std"
-    needs: ClassVar[frozenset[str]] = frozenset()
+    needs: ClassVar[frozenset[Need]] = frozenset()
+    direct_share: ClassVar[float] = 0.0
+    loss_type: ClassVar[LossType | None] = None
     per_token: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        check_parameters(self, self.name, ObjectiveError)
+
+    @property
+    def instructions(self) -> dict[str, str]:
+        """The text after the question by level, in the order of `satisfice.levels.LEVELS`; empty without levels."""
+        return {}
+
+    def obstacle(self, max_length: int) -> str:
+        """Why it cannot work on responses of at most so many tokens, in a sentence; "" where it can."""
+        return ""
 
     def condition(self, rng: random.Random) -> Condition:
         """What the next prompt is told about length; all rollouts of its group share it."""
@@ -175,7 +229,7 @@ class Objective(ABC):
         return normalise(rewards, self.normalisation)
 
     def token_advantages(self, rollouts: Rollouts, advantages: Tensor) -> Tensor | None:
-        """(P, G, T) float64 with T the longest of `lengths`, 0 behind a response's end; None where every token of a
+        """(P, G, T) float64 with T the longest of `lengths`, 0 after a response's end; None where every token of a
         response has its response's advantage."""
         return None
 
@@ -195,6 +249,29 @@ class Objective(ABC):
     def inactive(self, rollouts: Rollouts) -> str:
         """One sentence where the length term cannot act at present, "" where it can."""
         return ""
+
+    # What whoever trains must know of a method before the first rollout. It follows from which of the methods above an
+    # objective has of its own, so that there is nothing to declare and nothing to forget.
+
+    @property
+    def draws_conditions(self) -> bool:
+        """Whether it tells prompts anything about length (`condition`)."""
+        return type(self).condition is not Objective.condition
+
+    @property
+    def follows_training(self) -> bool:
+        """Whether it has a state that moves with the training (`update`)."""
+        return type(self).update is not Objective.update
+
+    @property
+    def cuts_responses(self) -> bool:
+        """Whether it may cut responses and have them graded again (`cut`)."""
+        return type(self).cut is not Objective.cut
+
+    @property
+    def own_advantages(self) -> bool:
+        """Whether its advantages are others than `normalisation` makes of its rewards."""
+        return type(self).advantages is not Objective.advantages or self.per_token
 
     def __str__(self) -> str:
         """The name and every parameter that is not its default."""
@@ -233,7 +310,7 @@ def normalise(rewards: Tensor, how: Normalisation) -> Tensor:
 
 
 def over_tokens(advantages: Tensor, lengths: Tensor) -> Tensor:
-    """(P, G) advantages spread over (P, G, T) tokens, 0 behind each response's end."""
+    """(P, G) advantages spread over (P, G, T) tokens, 0 after each response's end."""
     columns = torch.arange(int(lengths.max()))
     return advantages[..., None] * (columns < lengths[..., None])
 

@@ -14,7 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from satisfice.measurement import Row, Summary, is_correct
+from satisfice.measurement import Columns, Row, Summary
 from satisfice.report.findings import COUNTED
 from satisfice.report.text import visible
 from satisfice.trace import Trace
@@ -37,6 +37,9 @@ POINTS_AN_INCH = 72
 KEY_LINE = 0.22
 """Height of a line of the key to the numbers, in inches."""
 
+SAME = 0.25
+"""Methods that stand closer than this share a label, in points: their marks cannot be told apart."""
+
 MOST_NAMES = 8
 """With more methods than this the points are numbered: their names would cover the picture."""
 
@@ -45,7 +48,8 @@ def accuracy_cost_figure(summary: Summary, *, narrow: bool = False) -> Figure:
     """Accuracy (with its 95 % interval) against mean cost, one point a method, and the Pareto front as a line.
 
     Points carry the names of their methods where the names find room, and else the numbers of the table, explained
-    at the side. The narrow picture, for phones, always has numbers and leaves explaining them to the page.
+    at the side; points that stand on each other share a label. The narrow picture, for phones, always has numbers and
+    leaves explaining them to the page.
     """
     rows = [row for row in summary.rows if row.accuracy is not None]
     named = not narrow and len(rows) <= MOST_NAMES
@@ -72,10 +76,9 @@ def lengths_figure(
         _nothing_yet(figure)
         return figure
 
-    lengths = {
-        row.method: np.array([trace.cost.thinking_tokens for trace in traces_by_method[row.method]]) for row in rows
-    }
-    right = {row.method: np.array([is_correct(trace) for trace in traces_by_method[row.method]]) for row in rows}
+    shown = {row.method: Columns.of(traces_by_method[row.method]) for row in rows}
+    lengths = {method: columns.count("thinking_tokens") for method, columns in shown.items()}
+    right = {method: columns.right for method, columns in shown.items()}
     longest = max(1, *(int(lengths[row.method].max()) for row in rows))
     edges = np.linspace(0, longest, (28 if narrow else 48) + 1)
 
@@ -205,7 +208,7 @@ def _accuracy_cost(summary: Summary, rows: Sequence[Row], *, named: bool, narrow
     axes.xaxis.set_major_locator(MaxNLocator(4 if narrow else 8, integer=True, steps=[1, 2, 2.5, 5, 10]))
     axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g} %"))
-    axes.set_xlabel(f"{COUNTED[summary.convention]} a problem, mean", color=COLOURS["ink"], fontsize=10)
+    axes.set_xlabel(f"{COUNTED[summary.convention]} a response, mean", color=COLOURS["ink"], fontsize=10)
     axes.text(
         0, 1.03, "accuracy, with its 95 % interval", transform=axes.transAxes, fontsize=10, color=COLOURS["ink"],
         ha="left", va="bottom",
@@ -239,24 +242,39 @@ def _accuracy_cost(summary: Summary, rows: Sequence[Row], *, named: bool, narrow
         (_, lower), (_, upper) = axes.transData.transform([(cost, low), (cost, high)])
         lines.append(Box(x - 1, lower, x + 1, upper))
 
-    labels = [_shortened(visible(row.method), 40) if named else str(row.number) for row in rows]
     anchors = [tuple(axes.transData.transform((cost, value))) for cost, value, *_ in spots]
     window = axes.get_window_extent()
     bounds = Box(window.x0, window.y0, window.x1, window.y1)
     # Front first: its labels get the best places.
     order = sorted(range(len(rows)), key=lambda place: not rows[place].pareto)
-    sizes = [_text_size(figure, label) for label in labels]
-    boxes, crowded = place_labels(
-        [anchors[place] for place in order], [sizes[place] for place in order], marks, lines, bounds
-    )
-    if named and crowded:
-        return None
-    for place, box in zip(order, boxes, strict=True):
-        row, (x, y) = rows[place], anchors[place]
+    reach = SAME
+    while True:
+        groups = _groups([anchors[place] for place in order], reach)
+        members = [[order[place] for place in group] for group in groups]
+        labels = [
+            _shortened(visible(rows[group[0]].method), 40)
+            if named
+            else _numbers([rows[place].number for place in group])
+            for group in members
+        ]
+        boxes, crowded = place_labels(
+            [anchors[group[0]] for group in members], [_text_size(figure, label) for label in labels], marks, lines,
+            bounds,
+        )  # fmt: skip
+        if named and (crowded or len(groups) < len(rows)):
+            return None
+        if not any(one.overlap(other) for one, other in itertools.combinations(boxes, 2)):
+            break
+        # Points that stand close share a label; the more crowded the picture, the more of them.
+        reach *= 1.5
+        if reach > max(bounds.right, bounds.high):
+            break
+    for group, label, box in zip(members, labels, boxes, strict=True):
+        row, (x, y) = rows[group[0]], anchors[group[0]]
         colour = _name_colour(summary, row)
         text_x, text_y = axes.transData.inverted().transform(((box.left + box.right) / 2, (box.low + box.high) / 2))
         axes.text(
-            text_x, text_y, labels[place], fontsize=9.5, color=colour, ha="center", va="center", parse_math=False,
+            text_x, text_y, label, fontsize=9.5, color=colour, ha="center", va="center", parse_math=False,
             zorder=3.5, bbox={"facecolor": COLOURS["paper"], "edgecolor": "none", "alpha": 0.8, "pad": 0.5},
         ).set_gid(f"label-{row.number}")  # fmt: skip
         near = (min(max(x, box.left), box.right), min(max(y, box.low), box.high))
@@ -316,7 +334,6 @@ def place_labels(
     Returns:
         The boxes, and whether any of them covers a mark or another label, or leaves the bounds.
     """
-    taken = list(marks)
     boxes: list[Box] = []
     crowded = False
     for (x, y), (width, height) in zip(anchors, sizes, strict=True):
@@ -326,14 +343,39 @@ def place_labels(
                 across, up = math.cos(math.radians(angle)), math.sin(math.radians(angle))
                 centre_x, centre_y = x + across * (radius + width / 2), y + up * (radius + height / 2)
                 box = Box(centre_x - width / 2, centre_y - height / 2, centre_x + width / 2, centre_y + height / 2)
-                forbidden = sum(box.overlap(other) for other in taken) + (0 if bounds.contains(box) else 1e6)
+                # Two labels on each other cannot be read; one on a mark can, where there is no other place.
+                covered = 20 * sum(box.overlap(other) for other in boxes) + sum(box.overlap(mark) for mark in marks)
+                forbidden = covered + (0 if bounds.contains(box) else 1e6)
                 unwelcome = sum(box.overlap(other) for other in lines) + 1.2 * radius
                 candidates.append((forbidden > 0, forbidden + unwelcome, len(candidates), box))
         covers, _, _, best = min(candidates)
         crowded = crowded or covers
         boxes.append(best)
-        taken.append(best)
     return boxes, crowded
+
+
+def _groups(anchors: Sequence[tuple[float, ...]], reach: float) -> list[list[int]]:
+    """Places of the anchors that share a label: those within `reach` points of the first of their group."""
+    groups: list[list[int]] = []
+    for place, anchor in enumerate(anchors):
+        near = [group for group in groups if math.dist(anchors[group[0]], anchor) < reach]
+        if near:
+            near[0].append(place)
+        else:
+            groups.append([place])
+    return groups
+
+
+def _numbers(numbers: Sequence[int]) -> str:
+    """Numbers as runs, "1-3, 7", four runs a line."""
+    runs: list[list[int]] = []
+    for number in sorted(numbers):
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    shown = [str(first) if first == last else f"{first}–{last}" for first, last in runs]
+    return ",\n".join(", ".join(shown[start : start + 4]) for start in range(0, len(shown), 4))
 
 
 def _step_boxes(axes: Axes, front: Sequence[tuple[float, float]]) -> list[Box]:

@@ -17,16 +17,19 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from satisfice import __version__
-from satisfice.measurement import Summary, is_correct
+from satisfice.measurement import Columns, Summary, is_correct
 from satisfice.report.figures import accuracy_cost_figure, lengths_figure, to_inline
 from satisfice.report.findings import COUNTED, headline
 from satisfice.report.tables import columns
 from satisfice.report.text import visible
-from satisfice.run_folder import Run
-from satisfice.trace import Trace
+from satisfice.runs.run_folder import Run
+from satisfice.trace import Attempt, Trace
 
 MAX_TRACES = 400
 """How many traces of each method a page holds, unless told otherwise."""
+
+SHOWN_FAILURES = 50
+"""Attempts that failed which a page lists at most."""
 
 PAGE_CHARACTERS = 24_000_000
 """How many characters of responses a page holds in all: more, and browsers on phones give up."""
@@ -66,6 +69,7 @@ def page(run: Run, summary: Summary, max_traces: int = MAX_TRACES) -> str:
     script = source("page.js")
     style = "\n".join([source("page.css"), wide.css, narrow.css, lengths.css, short.css])
     chosen = _chosen(run, max_traces)
+    failed = [attempt for method in run.traces for attempt in run.failed(method)]
     return environment.get_template("page.html").render(
         policy=(
             f"default-src 'none'; script-src '{_digest(script)}'; style-src '{_digest(style)}'; "
@@ -84,6 +88,8 @@ def page(run: Run, summary: Summary, max_traces: int = MAX_TRACES) -> str:
         columns=columns(summary),
         facts=_facts(run.config, summary),
         counted=COUNTED[summary.convention],
+        failed=[_failure(attempt) for attempt in failed[:SHOWN_FAILURES]],
+        failed_count=len(failed),
         embedded=sum(map(len, chosen.values())),
         traces=sum(map(len, run.traces.values())),
         version=__version__,
@@ -124,24 +130,20 @@ def _facts(config: Mapping[str, Any], summary: Summary) -> list[tuple[str, str]]
 
 
 def _chosen(run: Run, max_traces: int) -> dict[str, list[Trace]]:
-    """The traces that the page holds: all, or the same problems and samples for all methods, evenly over the run."""
-    by_key: dict[tuple[str, int], list[Trace]] = {}
-    for traces in run.traces.values():
-        for trace in traces:
-            by_key.setdefault((trace.problem_id, trace.sample), []).append(trace)
-    characters = sum(_characters(trace) for traces in by_key.values() for trace in traces)
-    fitting = len(by_key) if characters <= PAGE_CHARACTERS else int(len(by_key) * PAGE_CHARACTERS / characters)
-    count = min(len(by_key), max_traces, max(1, fitting))
-    keys = sorted(by_key)
+    """The traces that the page holds: all, or the same problems and samples for all methods, evenly over the run.
+
+    Only these are read; which they are is decided by the columns of the run.
+    """
+    columns = {method: Columns.of(traces) for method, traces in run.traces.items()}
+    keys = sorted({row for held in columns.values() for row in held.rows()})
+    characters = sum(int(np.minimum(held.count("characters"), 2 * TEXT_CHARACTERS).sum()) for held in columns.values())
+    fitting = len(keys) if characters <= PAGE_CHARACTERS else int(len(keys) * PAGE_CHARACTERS / characters)
+    count = min(len(keys), max_traces, max(1, fitting))
     wanted = {keys[place] for place in np.linspace(0, len(keys) - 1, count).round().astype(int)}
     return {
-        method: [trace for trace in traces if (trace.problem_id, trace.sample) in wanted]
+        method: [traces[place] for place, row in enumerate(columns[method].rows()) if row in wanted]
         for method, traces in run.traces.items()
     }
-
-
-def _characters(trace: Trace) -> int:
-    return min(len(trace.thinking), TEXT_CHARACTERS) + min(len(trace.answer), TEXT_CHARACTERS)
 
 
 def _viewer_data(run: Run, summary: Summary, chosen: Mapping[str, Sequence[Trace]]) -> dict[str, Any]:
@@ -182,7 +184,6 @@ def _trace_data(trace: Trace) -> dict[str, Any]:
         "seed": trace.seed,
         "right": is_correct(trace),
         "truncated": trace.truncated,
-        "error": visible(trace.error) if trace.error is not None else None,
         "thinking": _text(trace.thinking),
         "answer": _text(trace.answer),
         "tokens": [cost.thinking_tokens, cost.answer_tokens],
@@ -197,6 +198,18 @@ def _trace_data(trace: Trace) -> dict[str, Any]:
         "extracted": visible(trace.grade.extracted) if trace.grade and trace.grade.extracted is not None else None,
         "expected": visible(trace.grade.expected or trace.gold) if trace.grade else visible(trace.gold),
         "grader": visible(", ".join(filter(None, (trace.grade.grader, trace.grade.note)))) if trace.grade else "",
+    }
+
+
+def _failure(attempt: Attempt) -> dict[str, Any]:
+    """A response that could not be had, for the page."""
+    cost = attempt.cost
+    return {
+        "method": attempt.method,
+        "problem": attempt.problem_id,
+        "sample": attempt.sample,
+        "spent": f"{attempt.at.replace('T', ' ')[:16]}; spent {cost.total_tokens:,} tokens, {cost.seconds:.2f} s",
+        "error": visible(attempt.error),
     }
 
 
@@ -222,7 +235,6 @@ def _stop_sentence(trace: Trace) -> str:
         "end of text": f"The model ended the whole response inside its thinking, after {count}.",
         "token limit": f"The token limit cut the thinking off after {count}.",
         "not opened": "There was no thinking phase.",
-        "error": f"The method failed after {count} of thinking.",
     }[trace.stop]
     if trace.truncated and trace.stop != "token limit":
         sentence += f" The token limit cut the answer off after {trace.cost.answer_tokens:,} tokens."

@@ -64,6 +64,14 @@ def columns(summary: Summary) -> list[Column]:
             lambda row: points(row.accuracy_difference),
             lambda row: _range(row.accuracy_difference_low, row.accuracy_difference_high, points),
         ),
+        Column(
+            "uncut pairs",
+            f"the same without the pairs in which the token limit cut a response of the method or of {base}",
+            lambda row: row.uncut_difference if row.only_method_cut + row.only_baseline_cut + row.both_cut else None,
+            lambda row: points(row.uncut_difference),
+            lambda row: _range(row.uncut_difference_low, row.uncut_difference_high, points),
+        ),
+        _share("truncated", "share of responses that the token limit cut off", lambda row: row.truncated_share),
         _tokens(counted, f"mean {counted} a response, truncated ones at their full length", lambda row: row.cost),
         Column(
             "saving",
@@ -72,19 +80,31 @@ def columns(summary: Summary) -> list[Column]:
             lambda row: percent(row.token_saving),
             lambda row: _range(row.token_saving_low, row.token_saving_high, percent),
         ),
-        _tokens("thinking", "mean thinking tokens, the closing marker included", lambda row: row.thinking_tokens),
+        _tokens(
+            "thinking",
+            "mean thinking tokens, the closing marker included",
+            lambda row: None if summary.convention == "thinking" else row.thinking_tokens,  # what is counted, above
+        ),
         _tokens("median", "median thinking tokens", lambda row: row.thinking_tokens_median),
         _tokens("p95", "95th percentile of the thinking tokens", lambda row: row.thinking_tokens_p95),
         _tokens("probes", "mean tokens of trial answers that were thrown away", lambda row: row.probe_tokens or None),
-        _tokens("total", "mean tokens generated, whatever for", lambda row: row.total_tokens),
+        _tokens(
+            "total",
+            "mean tokens generated, whatever for",
+            lambda row: None if summary.convention == "total" else row.total_tokens,
+        ),
         Column(
             "wrong / right",
             "mean thinking tokens of wrong traces over those of right ones",
             lambda row: row.wrong_over_right,
             lambda row: _plain(row.wrong_over_right, 2),
         ),
-        _share("truncated", "share of responses that the token limit cut off", lambda row: row.truncated_share),
-        _share("errors", "share of traces in which the method failed", lambda row: row.error_share or None),
+        Column(
+            "failed",
+            "responses that failed; they are part of no other number",
+            lambda row: row.failed or None,
+            lambda row: f"{row.failed:,}",
+        ),
         _share(
             "repetition", "share of 8-grams of the thinking that stood in it before", lambda row: row.repetition_share
         ),
@@ -98,12 +118,40 @@ def columns(summary: Summary) -> list[Column]:
             lambda row: _plain(row.aes, 2),
         ),
         Column(
+            "AES strict",
+            "the same with 1, 5 and 10, which other publications use",
+            lambda row: row.aes_strict,
+            lambda row: _plain(row.aes_strict, 2),
+        ),
+        Column(
+            "EPR",
+            f"saving of {counted} over the share of problems lost, where any was lost",
+            lambda row: row.epr,
+            lambda row: _plain(row.epr, 1),
+        ),
+        Column(
+            "REG",
+            f"accuracy in points that is missing to the best method with as many {counted} or fewer",
+            lambda row: row.gap,
+            lambda row: _plain(None if row.gap is None else 100 * row.gap, 1),
+        ),
+        Column(
+            "AUC-OAA",
+            "mean over t up to 1,000 of the share that is right with fewer than t thinking tokens",
+            lambda row: row.area_oaa,
+            lambda row: _plain(row.area_oaa, 3),
+        ),
+        Column(
             "McNemar p",
             f"exact two-sided p of the problems that only one of the method and {base} got right",
             lambda row: row.mcnemar_p,
-            lambda row: (
-                "–" if row.mcnemar_p is None else "< 0.001" if row.mcnemar_p < 0.001 else f"{row.mcnemar_p:.3f}"
-            ),
+            lambda row: _probability(row.mcnemar_p),
+        ),
+        Column(
+            "p, corrected",
+            "the same after Holm, for all methods of this table together",
+            lambda row: row.mcnemar_holm if sum(each.mcnemar_p is not None for each in summary.rows) > 1 else None,
+            lambda row: _probability(row.mcnemar_holm),
         ),
         Column(
             "seconds",
@@ -130,19 +178,31 @@ def markdown(summary: Summary) -> str:
             interval = column.interval(row) if column.interval else ""
             cells.append(column.shown(row) + (f" ({interval})" if interval else ""))
         lines.append("| " + " | ".join(cells) + " |")
-    lines += ["", "◆ on the Pareto front of accuracy and cost.", ""]
+    counted = COUNTED[summary.convention]
+    lines += ["", f"◆ on the Pareto front of accuracy and {counted}. Saving and cost count {counted}.", ""]
     lines += [f"- **{column.name}**: {_cell(column.meaning)}" for column in shown]
     return "\n".join(lines) + "\n"
 
 
 def to_csv(summary: Summary) -> str:
-    """One line a method with every field of `Row`; shares from 0 to 1, an empty cell where there is no value."""
+    """One line a method with every field of `Row`; shares from 0 to 1, an empty cell where there is no value.
+
+    Texts that a spreadsheet would run as a formula get an apostrophe in front.
+    """
     fields = [*CSV_FIRST, *(name for name in Row.model_fields if name not in CSV_FIRST)]
     text = io.StringIO()
     writer = csv.DictWriter(text, fields, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(row.model_dump() for row in summary.rows)
+    for row in summary.rows:
+        cells = row.model_dump().items()
+        writer.writerow({name: _no_formula(cell) if isinstance(cell, str) else cell for name, cell in cells})
     return text.getvalue()
+
+
+def _no_formula(text: str) -> str:
+    """Text that stays text in a spreadsheet, whoever chose it."""
+    shown = visible(text)  # a lone carriage return would end the line for some readers
+    return f"'{shown}" if text.startswith(("=", "+", "-", "@", "\t", "\r", "\n")) else shown
 
 
 def _tokens(name: str, meaning: str, value: Callable[[Row], float | None]) -> Column:
@@ -155,6 +215,10 @@ def _share(name: str, meaning: str, value: Callable[[Row], float | None]) -> Col
 
 def _plain(value: float | None, digits: int) -> str:
     return "–" if value is None else f"{round(value, digits) + 0.0:,.{digits}f}".replace("-", "−")
+
+
+def _probability(value: float | None) -> str:
+    return "–" if value is None else "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def _range(low: float | None, high: float | None, shown: Callable[[float], str]) -> str:

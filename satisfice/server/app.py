@@ -6,6 +6,7 @@ cancelling the task, which takes its rows out of the engine's batch with the nex
 """
 
 import asyncio
+import functools
 import hmac
 import json
 import logging
@@ -15,7 +16,6 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import groupby
-from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -23,15 +23,31 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from satisfice.engines.base import Engine, EngineError, EngineFailed
+from satisfice.engines.base import Engine, EngineError, EngineFailed, derive_seed
 from satisfice.intervention import Method, MethodError, parse_method
 from satisfice.intervention.composed import Composed
-from satisfice.intervention.method import branch_seed, together
-from satisfice.intervention.plain import Plain
+from satisfice.intervention.method import together
+from satisfice.intervention.methods.budget_forcing import BudgetForcing
+from satisfice.intervention.methods.no_thinking import NoThinking
+from satisfice.intervention.methods.plain import Plain
+from satisfice.intervention.stops import NO_STOPS, StopFilter
 from satisfice.levels import LEVELS
 from satisfice.problems.problem import Problem
+from satisfice.runs.certificate import read_certificate
+from satisfice.server.meter import Meter, MeteredEngine
 from satisfice.server.metrics import Metrics
-from satisfice.server.protocol import EFFORTS, ChatRequest, Refusal, choice_facts, finish_reason, one_line, usage
+from satisfice.server.protocol import (
+    EFFORTS,
+    ChatRequest,
+    Refusal,
+    choice_facts,
+    discreet,
+    finish_reason,
+    one_line,
+    quoted,
+    usage,
+)
+from satisfice.server.watch import Watch, WatchSettings
 from satisfice.thinking import Phase, StreamSplitter
 from satisfice.trace import Trace
 
@@ -45,9 +61,15 @@ BODY_SECONDS = 30.0
 """Seconds that a client may take to send its request."""
 CHARACTERS_A_TOKEN = 16
 """A conversation with more characters for each token of the context is refused before it is cut into tokens."""
+SEED_BITS = 53
+"""Of the seeds that this server chooses: a client that reads numbers as doubles can send them back as they are."""
 LOGGED = 200
 """Characters of what a client wrote that a log line holds at most."""
+LONG = 20_000
+"""Characters from which on a conversation is cut into tokens in a thread, so that nobody else waits for it."""
 PATHS = "there are POST /v1/chat/completions, GET /v1/models, /health, /metrics and /openapi.json"
+SEED_BITS = 53
+"""Of the seeds that are made here: responses tell them, and JavaScript's clients cannot send longer ones again."""
 RETRY_AFTER = 1
 """Seconds; what a client that finds the queue full is told to wait."""
 
@@ -65,8 +87,11 @@ class Settings:
         max_queue: requests that may wait besides.
         max_tokens: tokens of one response at most.
         max_breadth: sequences of one request at once at most: its responses, times those of its method.
+        max_request_tokens: tokens that one request may have generated in all, those that are thrown away included; by
+            default as many as `max_breadth` responses of `max_tokens` have.
         max_body: bytes of a request.
         timeout: seconds for one request, waiting included.
+        watch: how requests are shadowed by the baseline; None shadows none.
     """
 
     model: str
@@ -79,13 +104,20 @@ class Settings:
     max_breadth: int = 256
     max_body: int = 1 << 20
     timeout: float = 600.0
+    max_request_tokens: int | None = None
+    watch: WatchSettings | None = None
+
+    @property
+    def request_tokens(self) -> int:
+        """`max_request_tokens`, or what stands for it."""
+        return self.max_request_tokens or self.max_breadth * self.max_tokens
 
 
 def efforts_from(given: Mapping[str, str], levels: Mapping[str, str]) -> dict[str, Method]:
     """Methods by `reasoning_effort`: what a model was trained on, with what the operator says in its place.
 
     Args:
-        given: by effort, a method as spelled or a file that `satisfice calibrate --json` wrote.
+        given: by effort, a method as spelled or the file of a certificate.
         levels: of the engine.
 
     Raises:
@@ -99,10 +131,7 @@ def efforts_from(given: Mapping[str, str], levels: Mapping[str, str]) -> dict[st
         if effort not in EFFORTS:
             raise ValueError(f"--effort {effort}: there is no such reasoning_effort; it is one of {', '.join(EFFORTS)}")
         if spelled.endswith(".json"):
-            try:
-                spelled = str(json.loads(Path(spelled).read_text())["method"])
-            except (ValueError, KeyError, TypeError) as error:
-                raise ValueError(f"{spelled} is not what `satisfice calibrate --json` writes ({error!r})") from None
+            spelled = str(read_certificate(spelled).chosen())
         efforts[effort] = parse_method(spelled)
     return {effort: efforts[effort] for effort in EFFORTS if effort in efforts}
 
@@ -114,6 +143,11 @@ class Piece:
     choice: int
     part: str
     text: str
+
+
+def choice_seed(seed: int, choice: int) -> int:
+    """The seed of one of a request's choices; the first has the request's own."""
+    return derive_seed(seed, f"choice/{choice}") >> (63 - SEED_BITS) if choice else seed
 
 
 class Job:
@@ -131,11 +165,15 @@ class Job:
         self.id = f"chatcmpl-{secrets.token_hex(12)}"
         self.created = int(time.time())
         self.chat = chat
+        self.stops = chat.stops
         self.choices = chat.n or 1
         self.traces: list[Trace] = []
         self.refusal: Refusal | None = None
         self._server, self._problem, self._method = server, problem, method
-        seed = secrets.randbits(63) if chat.seed is None else chat.seed
+        self._shadowed = server.watch is not None and server.watch.draws(method)
+        # Below 2^53, so that JavaScript's clients can send it again.
+        seed = secrets.randbits(SEED_BITS) if chat.seed is None else chat.seed
+        self._engine = MeteredEngine(server.engine, Meter(server.settings.request_tokens))
         self._sampling = replace(server.engine.default_sampling, **sampling, seed=seed)
         self._pieces: list[Piece] = []
         self._news = asyncio.Event()
@@ -185,7 +223,11 @@ class Job:
             async with asyncio.timeout(server.settings.timeout), server.turn:
                 server.running += 1
                 try:
+                    if _is_long(self._problem):
+                        await server.tokenise(self._problem)  # what a queue has made the engine forget
                     self.traces = await together(*(self._solve(index) for index in range(self.choices)))
+                    if self._shadowed and server.watch is not None:
+                        server.watch.offer(self._problem, self._sampling, self.stops, self.traces[0])
                 finally:
                     server.running -= 1
         except asyncio.CancelledError:
@@ -203,21 +245,26 @@ class Job:
             self.refusal = Refusal(500, "the engine failed; try again", kind="server_error", code="engine_failed")
         except (EngineError, MethodError) as error:
             outcome = "refused"
-            self.refusal = Refusal(400, str(error))
+            self.refusal = Refusal(400, discreet(str(error), self.chat.model_dump()))
         except Exception:
             outcome = "failed"
             log.exception("%s failed", self.id)
             self.refusal = Refusal(500, "the server failed on this request", kind="server_error")
         finally:
             server.jobs.discard(self)
+            if self._shadowed and outcome != "ok" and server.watch is not None:
+                server.watch.unanswered(shutdown=outcome == "shutdown")
             self._record(outcome)
             self._news.set()
 
     async def _solve(self, choice: int) -> Trace:
-        engine = self._server.engine
-        sampling = replace(self._sampling, seed=branch_seed(self._sampling.seed, choice))
+        engine = self._engine
+        sampling = replace(self._sampling, seed=choice_seed(self._sampling.seed, choice))
         if not self.chat.stream:
-            return await self._method.solve(engine, self._problem, sampling)
+            return await self._method.solve(engine, self._problem, sampling, stops=self.stops)
+        # Stops act on what the client reads: on its content, or on the whole text before it is divided.
+        in_thinking = self.stops.in_thinking
+        whole, content = StopFilter(self.stops if in_thinking else NO_STOPS), StopFilter(self.stops)
         splitter: StreamSplitter | None = None
         begun: set[str] = set()
 
@@ -227,28 +274,35 @@ class Job:
                 text = text if part in begun else said(text)
                 if text:
                     begun.add(part)
-                    self._add(Piece(choice, part, text))
+                    show(part, content.push(text) if part == "content" and not in_thinking else text)
+
+        def show(part: str, text: str) -> None:
+            if text and (part == "content" or self.chat.shows_thinking):
+                self._add(Piece(choice, part, text))
 
         def watch(phase: Phase, text: str) -> None:
             nonlocal splitter
-            splitter = splitter or StreamSplitter(engine.thinking, engine.tokenizer, phase)
-            pass_on(splitter.push(text))
+            if splitter is None:
+                begun_at = self._server.states.get(phase)
+                splitter = StreamSplitter(engine.thinking, engine.tokenizer, phase, begun_at)
+            pass_on(splitter.push(whole.push(text)))
 
-        trace = await self._method.solve(engine, self._problem, sampling, watch=watch)
+        trace = await self._method.solve(engine, self._problem, sampling, watch=watch, stops=self.stops)
         if splitter is not None:
-            pass_on(splitter.rest())
+            pass_on([*splitter.push(whole.rest()), *splitter.rest()])
+            show("content", content.rest())
         return trace
 
     def _add(self, piece: Piece) -> None:
         if not self._seen_text:
             self._seen_text = True
-            self._server.metrics.first_text(label(self._method), time.perf_counter() - self._started)
+            self._server.metrics.first_text(names_of(self._method), time.perf_counter() - self._started)
         self._pieces.append(piece)
         self._news.set()
 
     def _record(self, outcome: str) -> None:
         seconds = time.perf_counter() - self._started
-        name, metrics = label(self._method), self._server.metrics
+        name, metrics = names_of(self._method), self._server.metrics
         metrics.count(name, outcome)
         if outcome == "ok":
             metrics.answered(name, self.traces, seconds)
@@ -260,7 +314,7 @@ class Job:
         log.info("%s %s %s%s %.2f s%s", self.id, outcome, method, spent, seconds, why)
 
 
-def label(method: Method) -> str:
+def names_of(method: Method) -> str:
     """A method's name without its parameters, of which there are too many for a label."""
     return f"{method.strategy.name}+{method.bending.name}" if isinstance(method, Composed) else method.name
 
@@ -304,8 +358,17 @@ class ChatServer:
         self.running = 0
         self.turn = asyncio.Semaphore(settings.max_concurrency)
         self.draining = False
-        self.metrics = Metrics(lambda: self.running, lambda: len(self.jobs) - self.running)
+        self._entering = 0
+        self.metrics = Metrics(lambda: self.running, lambda: self.waiting)
+        self.watch = None if settings.watch is None else Watch(self, settings.watch)
+        if self.watch is not None:
+            self.metrics.watch(self.watch)
         self._created = int(time.time())
+
+    @property
+    def waiting(self) -> int:
+        """Requests in the queue."""
+        return len(self.jobs) - self.running
 
     def app(self) -> FastAPI:
         """The ASGI application."""
@@ -332,13 +395,16 @@ class ChatServer:
         """End every request that is under way."""
         for job in list(self.jobs):
             job.stop(cause)
+        if self.watch is not None:
+            self.watch.close()
 
     # -- endpoints
 
     async def health(self) -> Response:
         """200 while requests are taken; 503 while the last ones are finished."""
         status = "draining" if self.draining else "ok"
-        return JSONResponse({"status": status, "requests": len(self.jobs)}, 503 if self.draining else 200)
+        watched = {} if self.watch is None else {"watch": self.watch.report()}
+        return JSONResponse({"status": status, "requests": len(self.jobs), **watched}, 503 if self.draining else 200)
 
     async def metrics_text(self) -> Response:
         """For Prometheus."""
@@ -363,8 +429,11 @@ class ChatServer:
                 503, "the server is shutting down", kind="server_error", code="shutting_down", retry_after=RETRY_AFTER
             )
         chat = ChatRequest.read(await self._body(request))
-        job = self._job(chat)
-        self.jobs.add(job)
+        try:
+            job = await self._job(chat)
+        except Refusal as refusal:
+            refusal.message = discreet(refusal.message, chat.model_dump())
+            raise
         await self._begin(job, request)
         if job.refusal is not None:
             return _error(job.refusal)
@@ -386,7 +455,7 @@ class ChatServer:
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind != "application/json":
             # A web page can send any other type to a server on its reader's machine without being asked.
-            raise Refusal(400, f"the content type is {one_line(kind)!r}; it must be application/json")
+            raise Refusal(400, f"the content type is {quoted(kind)}; it must be application/json")
         most = self.settings.max_body
         body = bytearray()
         try:
@@ -401,7 +470,7 @@ class ChatServer:
             raise Refusal(400, "the client went before its request was complete") from None
         return bytes(body)
 
-    def _job(self, chat: ChatRequest) -> Job:
+    async def _job(self, chat: ChatRequest) -> Job:
         """The job of a request that can be served, as far as that can be known before.
 
         Raises:
@@ -413,54 +482,104 @@ class ChatServer:
         if breadth > self.settings.max_breadth:
             raise Refusal(
                 400,
-                f"{label(method)} with n={chat.n or 1} may write {breadth} sequences at once; this server allows "
+                f"{names_of(method)} with n={chat.n or 1} may write {breadth} sequences at once; this server allows "
                 f"{self.settings.max_breadth} (--max-breadth)",
                 param="n" if method.breadth == 1 else "method",
             )
         problem = chat.problem()
         sampling = chat.sampling(self.engine.default_sampling, self.settings.max_tokens)
-        self._require_room(problem)
-        if len(self.jobs) >= self.settings.max_concurrency + self.settings.max_queue:
+        each, most = sampling["max_tokens"], self.settings.request_tokens
+        if breadth * each > most:
+            raise Refusal(
+                400,
+                f"{names_of(method)} with n={chat.n or 1} may write {breadth} responses of {each} tokens each, "
+                f"{breadth * each} in all; this server allows {most} a request (--max-request-tokens)",
+                param="max_tokens",
+            )
+        under_way = len(self.jobs) + self._entering
+        if under_way >= self.settings.max_concurrency + self.settings.max_queue:
             raise Refusal(
                 429,
-                f"{len(self.jobs)} requests are under way, as many as this server takes; try again",
+                f"{under_way} requests are under way, as many as this server takes; try again",
                 kind="rate_limit_error",
                 code="rate_limit_exceeded",
                 retry_after=RETRY_AFTER,
             )
-        return Job(self, chat, problem, method, sampling)
+        self._entering += 1
+        try:
+            await self._require_room(problem)
+            job = Job(self, chat, problem, method, sampling)
+            self.jobs.add(job)
+        finally:
+            self._entering -= 1
+        return job
 
     def _require_model(self, name: str) -> None:
         if name != self.settings.model:
-            message = f"there is no model {one_line(name)!r}; this server has {self.settings.model!r}"
+            message = f"there is no model {quoted(name)}; this server has {self.settings.model!r}"
             raise Refusal(404, message, param="model", code="model_not_found")
 
     def _method(self, chat: ChatRequest) -> Method:
         """What the request names, by name or by effort."""
-        effort, efforts = chat.reasoning_effort, self.settings.efforts
-        if effort is not None and chat.method is not None:
-            message = "reasoning_effort and method both say how to think; leave one of them out"
-            raise Refusal(400, message, param="reasoning_effort")
-        if effort is not None:
-            if effort not in efforts:
+        wish, efforts = chat.wish(), self.settings.efforts
+        if wish.effort is not None:
+            if wish.effort == "none" and "none" not in efforts:
+                return NoThinking()
+            if wish.effort not in efforts:
                 known = f"it knows {', '.join(efforts)}" if efforts else "it knows none"
                 raise Refusal(
                     400,
-                    f"reasoning_effort {effort!r} means nothing to this server ({known}): start it with "
+                    f"reasoning_effort {quoted(wish.effort)} means nothing to this server ({known}): start it with "
                     "--effort NAME=METHOD, serve a model trained on levels, or name a method",
                     param="reasoning_effort",
                 )
-            return efforts[effort]
-        if chat.method is None:
-            return self.settings.method
+            return self._standing(efforts[wish.effort])
+        if wish.off:
+            return NoThinking()
+        if wish.method is None:
+            method = self._standing(self.settings.method)
+            if wish.budget is not None:
+                return self._capped(method, wish.budget)
+            return Plain() if chat.wants_thinking and isinstance(method, NoThinking) else method
         try:
-            method = parse_method(chat.method)
+            method = parse_method(wish.method)
             method.check(self.engine)
         except (MethodError, EngineError) as error:
             raise Refusal(400, str(error), param="method") from None
         return method
 
-    def _require_room(self, problem: Problem) -> None:
+    def _capped(self, method: Method, most: int) -> Method:
+        """The server's own method with another cap on thinking: its control stays, its strategy is budget forcing."""
+        strategy, bending = (method.strategy, method.bending) if isinstance(method, Composed) else (method, None)
+        if strategy.control(self.engine.thinking) is not None:
+            strategy, bending = Plain(), strategy
+        forcing = strategy if isinstance(strategy, BudgetForcing) else BudgetForcing()
+        forcing = replace(forcing, max_thinking=most)
+        return forcing if bending is None else Composed(forcing, bending)
+
+    def _standing(self, method: Method) -> Method:
+        """A method that the operator chose, or what stands in for it since an alarm."""
+        return method if self.watch is None else self.watch.stands_in(method)
+
+    @functools.cached_property
+    def states(self) -> dict[Phase, int]:
+        """The marker automaton's state where a response begins, by its phase: prompts end alike, whatever they say."""
+        thinking, tokenizer = self.engine.thinking, self.engine.tokenizer
+        found = [thinking.render(tokenizer, [{"role": "user", "content": "?"}], on).state for on in (False, True)]
+        return {thinking.automaton(tokenizer).phase(state): state for state in found}
+
+    async def tokenise(self, problem: Problem) -> int:
+        """Cut a conversation into tokens and return their number.
+
+        A long one is cut in a thread, with thinking on and off; whoever needs it next finds it (`render` remembers).
+        """
+        thinking, tokenizer, messages = self.engine.thinking, self.engine.tokenizer, problem.messages()
+        if not _is_long(problem):
+            return len(thinking.render(tokenizer, messages).ids)
+        await asyncio.to_thread(thinking.render, tokenizer, messages, False)
+        return len((await asyncio.to_thread(thinking.render, tokenizer, messages)).ids)
+
+    async def _require_room(self, problem: Problem) -> None:
         """Refuse a conversation that leaves no room for a response."""
         room = self.engine.context_length
         messages = problem.messages()
@@ -468,7 +587,7 @@ class ChatServer:
         if characters > CHARACTERS_A_TOKEN * room or len(messages) > room:
             raise _too_long(f"{len(messages)} messages of {characters} characters", room)
         try:
-            tokens = len(self.engine.thinking.render(self.engine.tokenizer, messages).ids)
+            tokens = await self.tokenise(problem)
         except Exception as error:  # a template refuses a conversation in ways of its own
             message = f"the model's chat template refuses this conversation: {one_line(str(error))}"
             raise Refusal(400, message, param="messages") from None
@@ -503,7 +622,7 @@ class ChatServer:
         while not done:
             done, pieces = job.done, job.take()
             for piece in pieces:
-                yield _event(about, piece.choice, {piece.part: piece.text})
+                yield _event(about, piece.choice, _named(piece.part, piece.text))
             if not done:
                 await asyncio.sleep(PACE)
                 await job.wait(KEEP_ALIVE)
@@ -513,7 +632,7 @@ class ChatServer:
             yield f"data: {json.dumps(job.refusal.body())}\n\n"
             return
         for choice, trace in enumerate(job.traces):
-            yield _event(about, choice, {}, finish_reason(trace), choice_facts(trace))
+            yield _event(about, choice, {}, _ending(job, trace))
         if with_usage:
             yield f"data: {json.dumps(about | {'choices': [], 'usage': usage(job.traces)})}\n\n"
         yield "data: [DONE]\n\n"
@@ -560,36 +679,42 @@ def _completion(job: Job, about: dict[str, Any]) -> dict[str, Any]:
     """A whole response."""
     choices = []
     for choice, trace in enumerate(job.traces):
-        message = {"role": "assistant", "content": said(trace.answer), "reasoning_content": said(trace.thinking)}
-        choices.append(
-            {
-                "index": choice,
-                "message": message,
-                "logprobs": None,
-                "finish_reason": finish_reason(trace),
-                "satisfice": choice_facts(trace),
-            }
-        )
+        message = {"role": "assistant", "content": said(trace.answer)}
+        if job.chat.shows_thinking:
+            message |= _named("reasoning_content", said(trace.thinking))
+        choices.append({"index": choice, "message": message, "logprobs": None, **_ending(job, trace)})
     return about | {"choices": choices, "usage": usage(job.traces)}
+
+
+def _ending(job: Job, trace: Trace) -> dict[str, Any]:
+    """How a choice ended, and what we say of it besides; `stop_reason` is the stop text, as vLLM names it."""
+    stop = trace.stopped_by if trace.stopped_by in job.stops.texts else None
+    return {"finish_reason": finish_reason(trace), "stop_reason": stop, "satisfice": choice_facts(trace)}
+
+
+def _named(part: str, text: str) -> dict[str, str]:
+    """A part of a message; thinking has two names, of which each client reads one."""
+    return {part: text, "reasoning": text} if part == "reasoning_content" else {part: text}
 
 
 def _event(
     about: dict[str, Any],
     choice: int,
     delta: dict[str, str],
-    finish: str | None = None,
-    facts: dict[str, Any] | None = None,
+    ending: dict[str, Any] | None = None,
 ) -> str:
     """One chunk of a stream."""
-    entry: dict[str, Any] = {"index": choice, "delta": delta, "logprobs": None, "finish_reason": finish}
-    if facts is not None:
-        entry["satisfice"] = facts
+    entry = {"index": choice, "delta": delta, "logprobs": None, **(ending or {"finish_reason": None})}
     return f"data: {json.dumps(about | {'choices': [entry]})}\n\n"
 
 
 def _too_long(length: str, room: int) -> Refusal:
     message = f"the conversation has {length}, and the model's context has {room} tokens in all: shorten it"
     return Refusal(400, message, param="messages", code="context_length_exceeded")
+
+
+def _is_long(problem: Problem) -> bool:
+    return sum(len(message["content"]) for message in problem.messages()) >= LONG
 
 
 async def _stop_when_gone(job: Job, request: Request) -> None:

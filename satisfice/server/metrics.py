@@ -1,11 +1,15 @@
 """What the server counts, for Prometheus. Labels are names from short lists, never anything that a client wrote."""
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
 from satisfice.server.protocol import probes
 from satisfice.trace import Trace
+
+if TYPE_CHECKING:
+    from satisfice.server.watch import Watch
 
 SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 TOKENS = (16, 64, 256, 1024, 2048, 4096, 8192, 16384, 32768)
@@ -71,6 +75,29 @@ class Metrics:
         self._thinking = Histogram(
             "satisfice_thinking_tokens", "Thinking tokens of a response.", ["method"], buckets=TOKENS, registry=registry
         )
+
+    def watch(self, watch: "Watch") -> None:
+        """Show what the watch knows, read whenever somebody asks."""
+        for name, meaning, value in (
+            ("disagreement", "Share of shadowed requests whose answer is not the baseline's.",
+             lambda: watch.answers.report()["disagreement"] or 0.0),
+            ("disagreement_low", "Lower end of its confidence sequence.", lambda: watch.answers.report()["low"]),
+            ("disagreement_high", "Upper end of its confidence sequence.", lambda: watch.answers.report()["high"]),
+            ("e_value", "Evidence against the bound; 1 / (1 - confidence) raises the alarm.",
+             lambda: watch.answers.alarm.largest),
+            ("alarm", "1 since an alarm.", lambda: float(watch.answers.alarm.raised_at is not None)),
+            ("shadow_tokens", "Tokens that shadows have cost.", lambda: float(watch.tokens)),
+            ("lost", "Share of the requests drawn that came to no comparison.", lambda: watch.lost),
+            ("unanswered", "Compared pairs in which neither side gave an answer; they count as agreeing.",
+             lambda: float(watch.answers.unanswered)),
+            ("shadows_under_way", "Shadows that run or wait.", lambda: float(watch.under_way)),
+        ):  # fmt: skip
+            Gauge(f"satisfice_watch_{name}", meaning, registry=self._registry).set_function(value)
+        shadows = Gauge(
+            "satisfice_watch_shadows", "Shadows by what came of them.", ["outcome"], registry=self._registry
+        )
+        for outcome in watch.outcomes:
+            shadows.labels(outcome).set_function(lambda outcome=outcome: float(watch.outcomes[outcome]))
 
     def count(self, method: str, outcome: str) -> None:
         """A request that came to an end."""

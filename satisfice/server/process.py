@@ -11,7 +11,9 @@ from types import FrameType
 
 import uvicorn
 
-from satisfice.engines.base import Engine
+from satisfice.engines.base import Capability, Engine
+from satisfice.intervention import METHODS, Method, MethodError
+from satisfice.intervention.methods.tldr import TLDR
 from satisfice.server.app import ChatServer, Settings
 
 log = logging.getLogger("satisfice.server")
@@ -96,9 +98,12 @@ def serve(engine: Engine, settings: Settings, host: str = "127.0.0.1", port: int
     with listen(host, port) as listener:
         shown = f"[{host}]" if ":" in host else host
         log.info("serving %s on http://%s:%d/v1", settings.model, shown, listener.getsockname()[1])
-        for line in _described(settings, host):
+        for line in [*_described(settings, host), *offered(engine)]:
             log.info("%s", line)
-        process(chat, grace).run(sockets=[listener])
+        try:
+            process(chat, grace).run(sockets=[listener])
+        finally:
+            chat.stop("shutdown")
     log.info("ended")
 
 
@@ -107,8 +112,16 @@ def _described(settings: Settings, host: str) -> list[str]:
     lines = [f"method {settings.method}" + "".join(f"; {name}: {each}" for name, each in settings.efforts.items())]
     lines.append(
         f"{settings.max_concurrency} requests at once, {settings.max_queue} in the queue, {settings.max_tokens} tokens "
-        f"a response, {settings.timeout:g} s a request"
+        f"a response, {settings.request_tokens} generated for a request, {settings.timeout:g} s a request"
     )
+    if settings.watch is not None:
+        watch = settings.watch
+        lines.append(
+            f"{watch.share:.1%} of the requests for {settings.method} are answered by {watch.baseline} too; alarm "
+            f"(then: {watch.on_alarm}) once it is certain, at {watch.confidence:g}, that over {watch.max_loss:.1%} of "
+            "the answers differ. Without gold answers that is disagreement: no harm by itself, and some comes of "
+            "sampling alone"
+        )
     if not settings.api_keys:
         open_to_all = host not in ("127.0.0.1", "localhost", "::1")
         lines.append(
@@ -117,3 +130,32 @@ def _described(settings: Settings, host: str) -> list[str]:
             else "no API key: every program on this machine may use it"
         )
     return lines
+
+
+def offered(engine: Engine) -> list[str]:
+    """Which methods an engine can serve and, one line a reason, which not and why."""
+    refused: dict[str, list[str]] = {}
+    for name, kind in METHODS.items():
+        missing = sorted(_needs(kind) - engine.capabilities)
+        if missing:
+            refused.setdefault("; ".join(_missing(engine, each) for each in missing), []).append(name)
+        elif kind is TLDR and not engine.levels:
+            refused.setdefault("the model was not trained on levels", []).append(name)
+    names = {name for group in refused.values() for name in group}
+    device = getattr(engine, "device", None)  # of the openai engine: which kind of server, and where
+    where = f" ({device})" if isinstance(device, str) else ""
+    lines = [f"tokens from {engine.name}{where}; methods: {', '.join(name for name in METHODS if name not in names)}"]
+    return lines + [f"refused here: {', '.join(group)}: {reason}" for reason, group in refused.items()]
+
+
+def _needs(kind: type[Method]) -> frozenset[Capability]:
+    """What a method needs by its defaults; some need more or less by their parameters."""
+    try:
+        return kind().needs
+    except MethodError:  # a parameter without a default
+        return kind.needs
+
+
+def _missing(engine: Engine, capability: Capability) -> str:
+    why = engine.lacking.get(capability)
+    return f"no {capability}" + (f", {why}" if why else "")

@@ -1,20 +1,21 @@
-"""`thinking_level`: the length instruction of a TLDR-trained model, put behind the question before vLLM sees it.
+"""`thinking_level`: the length instruction of a TLDR-trained model, put after the question before vLLM sees it.
 
 A processor of logits comes after the prompt is written, so this is an ASGI middleware:
 
     vllm serve MODEL --middleware satisfice.vllm_plugin.Levels
 
 It takes the level out of a chat request's `vllm_xargs`, looks its instruction up in the `satisfice.json` beside the
-model's weights, and writes it where training had it: behind the last message of the user.
+model's weights, and writes it where training had it: after the last message of the user.
 """
 
 import json
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from satisfice.engines.checkpoint import levels
+from satisfice.engines.checkpoint import find_levels
+from satisfice.intervention.options import OptionError
 from satisfice.levels import LEVELS, with_instruction
-from satisfice.vllm_plugin.options import LEVEL, OptionError, frees, read_defaults
+from satisfice.vllm_plugin.options import LEVEL, frees, read_defaults
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -62,7 +63,7 @@ class Levels:
         if self._instructions is None:
             model = vllm_config.model_config
             self._default = read_defaults(vllm_config.additional_config).get(LEVEL)
-            self._instructions = levels(model.model, model.revision)
+            self._instructions = find_levels(model.model, model.revision)
         try:
             request = json.loads(body)
             given = request.get("vllm_xargs") or {}
@@ -85,16 +86,16 @@ class Levels:
 
 
 def _instructed(messages: Any, instruction: str) -> Any:
-    """Chat messages with an instruction behind the last one of the user."""
+    """Chat messages with an instruction after the last one of the user."""
     users = [place for place, message in enumerate(messages or []) if message.get("role") == "user"]
     if not users:
-        raise OptionError(f"{LEVEL} needs a message of the user to put its instruction behind")
+        raise OptionError(f"{LEVEL} needs a message of the user after which to put its instruction")
     last = messages[users[-1]]
     content = last.get("content")
-    if isinstance(content, list):  # parts: the instruction goes behind the last text among them
+    if isinstance(content, list):  # parts: the instruction goes after the last text among them
         texts = [place for place, part in enumerate(content) if isinstance(part, dict) and part.get("type") == "text"]
         if not texts:
-            raise OptionError(f"{LEVEL} needs a text in the user's last message to put its instruction behind")
+            raise OptionError(f"{LEVEL} needs a text in the user's last message after which to put its instruction")
         part = content[texts[-1]]
         content = [*content]
         content[texts[-1]] = {**part, "text": with_instruction(str(part.get("text", "")), instruction)}

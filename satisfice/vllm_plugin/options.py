@@ -1,136 +1,33 @@
-"""What a request may ask for: the keys of its `vllm_xargs`, checked before it is let in, and the controls they mean."""
+"""What a request and a server may ask for: the keys of `vllm_xargs` and of a server's defaults, checked at the door."""
 
 import difflib
 import json
 import os
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-
-from satisfice.engines.control import Control, Markers
-from satisfice.intervention.controls import EndScaling, SuppressTokens, ThinkingBudget, budget_texts, single_tokens
-from satisfice.intervention.no_wait import NoWait
+from satisfice.engines.control_batch import Markers
+from satisfice.engines.control_setting import Control
+from satisfice.intervention.composed import Composed
+from satisfice.intervention.controls import ThinkingBudget
+from satisfice.intervention.method import Method
+from satisfice.intervention.methods.budget_forcing import BudgetForcing
+from satisfice.intervention.methods.no_wait import NoWait
+from satisfice.intervention.methods.temperature_scaling import TemperatureScaling
+from satisfice.intervention.methods.thinking_budget import RampedBudget
+from satisfice.intervention.methods.tldr import TLDR
+from satisfice.intervention.options import IGNORE_DEFAULTS, MOST_NUMBER, MOST_TEXT, OptionError, Options
+from satisfice.intervention.options import checked as _checked
 from satisfice.levels import LEVELS
+
+if TYPE_CHECKING:
+    from satisfice.runs.certificate import Place
 
 DEFAULTS_VARIABLE = "SATISFICE_DEFAULTS"
 """The environment variable that holds a server's defaults, as JSON."""
 
 LEVEL = "thinking_level"
 """The one key that the prompt has to obey, see `Levels`."""
-
-IGNORE_DEFAULTS = "satisfice_defaults"
-"""The key that, with 0, frees a request from the server's defaults."""
-
-MOST_NUMBER = 10_000_000
-MOST_TEXT = 500
-"""Characters of a text that is forced."""
-
-Count = Annotated[int, Field(ge=0, le=MOST_NUMBER)]
-
-
-class OptionError(ValueError):
-    """A request or a server's defaults that cannot be obeyed; the message says why."""
-
-
-class Options(BaseModel):
-    """What one request asks for. A key that is left out changes nothing.
-
-    Attributes:
-        thinking_temperature: divides the closing marker's logit while the model thinks; below 1 it stops sooner.
-        thinking_bias: is added to that logit, in nats; above 0 it stops sooner.
-        suppress_reflection: makes words that begin a second thought impossible while the model thinks (NoWait).
-        max_thinking_tokens: closes thinking here.
-        answer_cue: written behind a marker that was forced.
-        answer_tokens: of `max_tokens`, kept for the answer: thinking is closed early enough, and the end of the text
-            inside thinking becomes the end of thinking.
-        soft_thinking_tokens: from here on ending becomes more likely with every token, up to `max_thinking_tokens`.
-        ramp_bias: by how much in all, in nats.
-        min_thinking_endings: how many of the model's first endings are replaced by `wait_word`.
-        wait_word: a text that invites second thoughts.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    thinking_temperature: float = Field(default=1.0, ge=0.01, le=100)
-    thinking_bias: float = Field(default=0.0, ge=-1000, le=1000)
-    suppress_reflection: bool = False
-    max_thinking_tokens: Count | None = None
-    answer_cue: str = Field(default="", max_length=MOST_TEXT)
-    answer_tokens: Annotated[int, Field(ge=1, le=MOST_NUMBER)] | None = None
-    soft_thinking_tokens: Count | None = None
-    ramp_bias: float = Field(default=8.0, gt=0, le=1000)
-    min_thinking_endings: int = Field(default=0, ge=0, le=64)
-    wait_word: str = Field(default="Wait", min_length=1, max_length=100)
-
-    @model_validator(mode="after")
-    def _agree(self) -> "Options":
-        given = self.model_fields_set
-        if self.soft_thinking_tokens is not None and (
-            self.max_thinking_tokens is None or self.soft_thinking_tokens >= self.max_thinking_tokens
-        ):
-            raise ValueError(
-                f"soft_thinking_tokens is {self.soft_thinking_tokens} and max_thinking_tokens "
-                f"{self.max_thinking_tokens}; the ramp needs a max_thinking_tokens above its beginning"
-            )
-        if "ramp_bias" in given and self.soft_thinking_tokens is None:
-            raise ValueError("ramp_bias does nothing without soft_thinking_tokens, where the ramp begins")
-        if self.answer_cue and self.max_thinking_tokens is None and self.answer_tokens is None:
-            raise ValueError("answer_cue does nothing without max_thinking_tokens or answer_tokens")
-        if "wait_word" in given and not self.min_thinking_endings:
-            raise ValueError("wait_word does nothing without min_thinking_endings")
-        return self
-
-    @property
-    def writes(self) -> bool:
-        """Whether tokens may be forced into the response."""
-        return self.max_thinking_tokens is not None or self.answer_tokens is not None or self.min_thinking_endings > 0
-
-    def controls(self, markers: Markers, state: int, max_tokens: int, end_ids: tuple[int, ...]) -> list[Control]:
-        """The controls that these options mean.
-
-        Args:
-            markers: the model's thinking format.
-            state: the marker automaton's state where the response begins.
-            max_tokens: most tokens that the response may have.
-            end_ids: tokens that end a response.
-        """
-        found: list[Control] = []
-        if self.thinking_temperature != 1 or self.thinking_bias:
-            found.append(EndScaling(state=state, gain=1 / self.thinking_temperature - 1, bias=self.thinking_bias))
-        if self.suppress_reflection:
-            found.append(SuppressTokens(state=state, words=REFLECTION))
-        if self.writes:
-            found.append(self._budget(markers, state, max_tokens, end_ids))
-        return found
-
-    def _budget(self, markers: Markers, state: int, max_tokens: int, end_ids: tuple[int, ...]) -> ThinkingBudget:
-        budget = ThinkingBudget(
-            state=state,
-            most=self.max_thinking_tokens,
-            cue=self.answer_cue,
-            ramp_start=self.soft_thinking_tokens,
-            ramp_bias=self.ramp_bias,
-            endings=self.min_thinking_endings,
-            wait=self.wait_word,
-            end_ids=end_ids if self.answer_tokens is not None else (),
-        )
-        if self.answer_tokens is None:
-            return budget
-        room = max(0, max_tokens - self.answer_tokens - len(budget_texts(markers, budget)[0]))
-        most = room if budget.most is None else min(room, budget.most)
-        # A ramp that was meant to end at a later cap keeps its slope: it is cut off, not compressed.
-        start, bias = budget.ramp_start, budget.ramp_bias
-        if start is not None and budget.most is not None and most < budget.most:
-            bias *= max(0, most - start) / (budget.most - start)
-        return ThinkingBudget(
-            state=state, most=most, cue=budget.cue, ramp_start=start, ramp_bias=bias,
-            endings=budget.endings, wait=budget.wait, end_ids=budget.end_ids,
-        )  # fmt: skip
-
-
-REFLECTION = NoWait()._listed
-"""The words of `suppress_reflection`: the default list of the method no-wait."""
 
 KEYS = (*Options.model_fields, LEVEL, IGNORE_DEFAULTS)
 
@@ -178,20 +75,13 @@ def frees(extra_args: Mapping[str, Any]) -> bool:
     return value in (0, "0", "false")
 
 
-def _checked(values: Mapping[str, Any], where: str) -> Options:
-    try:
-        return Options.model_validate(values)
-    except ValidationError as error:
-        reasons = []
-        for found in error.errors():
-            name = ".".join(map(str, found["loc"]))
-            message = found["msg"].removeprefix("Value error, ")
-            reasons.append(f"{name} is {found['input']!r}: {message}" if name else message)
-        raise OptionError(f"{where}: {'; '.join(reasons)}") from None
-
-
 def read_defaults(additional_config: object) -> dict[str, Any]:
     """A server's settings: `--additional-config '{"satisfice": {...}}'` or, without it, the environment's.
+
+    The environment may also name a certificate, as @FILE, see `certified_defaults`.
+
+    Args:
+        additional_config: vLLM's.
 
     Returns:
         values by key: those of a request, and `thinking_format`.
@@ -203,8 +93,11 @@ def read_defaults(additional_config: object) -> dict[str, Any]:
     found = additional_config.get("satisfice") if isinstance(additional_config, Mapping) else None
     if found is None:
         where = DEFAULTS_VARIABLE
+        given = os.environ.get(DEFAULTS_VARIABLE) or "{}"
+        if given.startswith("@"):
+            return certified_defaults(given[1:])
         try:
-            found = json.loads(os.environ.get(DEFAULTS_VARIABLE) or "{}")
+            found = json.loads(given)
         except ValueError as error:
             raise OptionError(f"{where} is not JSON: {error}") from None
     if not isinstance(found, dict):
@@ -219,32 +112,80 @@ def read_defaults(additional_config: object) -> dict[str, Any]:
     return values
 
 
-def check_against_model(options: Options, markers: Markers, max_tokens: int | None) -> None:
-    """Whether a model can obey.
+def certified_defaults(path: str) -> dict[str, Any]:
+    """The settings that stand for the certified method of a file of `satisfice calibrate`.
 
     Args:
-        options: what is asked.
-        markers: the model's thinking format.
-        max_tokens: as the request gives it; None where it does not.
+        path: of the certificate.
 
     Raises:
-        OptionError: it cannot; the message says why.
+        OptionError: it cannot be read, certifies nothing, or its method is none that runs inside vLLM.
     """
-    close = markers.thinking_format.close
-    for name, text in (("answer_cue", options.answer_cue), ("wait_word", options.wait_word)):
-        if close in text:
-            raise OptionError(f"{name} contains {close!r}, which is written anyway; leave it out")
-    if options.suppress_reflection and not any(single_tokens(markers.tokenizer, REFLECTION).values()):
+    # The room of runs is heavier than a plugin should be where nobody asks for it.
+    from satisfice.runs.certificate import CertificateError, read_certificate
+
+    where = f"{DEFAULTS_VARIABLE}=@{path}"
+    try:
+        method = read_certificate(path).chosen()
+    except CertificateError as error:
+        raise OptionError(f"{where}: {error}") from None
+    values = _of_method(method)
+    if values is None:
         raise OptionError(
-            "suppress_reflection: this model's tokenizer has none of the words of reflection as one token"
+            f"{where}: {method} does not run inside vLLM, which takes temperature-scaling, budget-forcing, "
+            "thinking-budget, no-wait and tldr: use `satisfice serve --calibrated`"
         )
-    if options.answer_tokens is not None and max_tokens is not None:
-        closing = len(budget_texts(markers, ThinkingBudget(cue=options.answer_cue))[0])
-        if max_tokens < options.answer_tokens + closing:
-            raise OptionError(
-                f"answer_tokens is {options.answer_tokens} and closing thinking takes {closing}, "
-                f"but max_tokens is {max_tokens}"
-            )
+    _checked({key: values[key] for key in values.keys() - {LEVEL}}, where)
+    return values
+
+
+def certificate_in_use(additional_config: object) -> str:
+    """The file of the certificate that gives a server its defaults, "" where none does."""
+    if isinstance(additional_config, Mapping) and additional_config.get("satisfice") is not None:
+        return ""
+    given = os.environ.get(DEFAULTS_VARIABLE) or ""
+    return given[1:] if given.startswith("@") else ""
+
+
+NOT_COMPARED = (
+    "model, thinking format, the sampling of requests that name none and versions were compared with the certificate; "
+    "the values of the weights, and what requests ask for (sampling and token limit of their own, a system turn, an "
+    "instruction), are not known to the plugin and were not"
+)
+"""What a server's log says of its certificate, whatever differs."""
+
+
+def certificate_warnings(path: str, place: "Place") -> list[str]:
+    """What to log at a server's start about the certificate that it obeys, one sentence each.
+
+    Args:
+        path: of a certificate that has been read as defaults.
+        place: what is known of the server.
+    """
+    from satisfice.runs.certificate import read_certificate, warnings
+
+    said = warnings(read_certificate(path), place)
+    return [f"{DEFAULTS_VARIABLE}=@{path}: {each}" for each in said]
+
+
+def _of_method(method: Method) -> dict[str, Any] | None:
+    """The keys that make vLLM do what a method does; None where there are none."""
+    if isinstance(method, Composed):
+        strategy, bending = _of_method(method.strategy), _of_method(method.bending)
+        return None if strategy is None or bending is None else strategy | bending
+    if isinstance(method, TemperatureScaling):
+        return {"thinking_temperature": method.t} if method.mode == "scale" else {"thinking_bias": method.bias}
+    if isinstance(method, BudgetForcing):
+        wanted = {"max_thinking_tokens": method.max_thinking, "answer_cue": method.cue or None}
+        ignoring = {"min_thinking_endings": method.ignore, "wait_word": method.wait} if method.ignore else {}
+        return {key: value for key, value in wanted.items() if value is not None} | ignoring
+    if isinstance(method, RampedBudget):
+        capped = {"max_thinking_tokens": method.max_thinking, "answer_cue": method.cue or None}
+        ramp = {"soft_thinking_tokens": method.ramp_start, "ramp_bias": method.ramp_bias} if method.ramp_bias else {}
+        return {key: value for key, value in capped.items() if value is not None} | ramp
+    if method == NoWait():
+        return {"suppress_reflection": True}
+    return {LEVEL: method.level} if isinstance(method, TLDR) else None
 
 
 def check_sent(control: Control, markers: Markers) -> None:

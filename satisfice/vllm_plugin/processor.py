@@ -11,25 +11,30 @@ import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from vllm.v1.sample.logits_processor import BatchUpdate, MoveDirectionality
 from vllm.v1.sample.logits_processor import LogitsProcessor as V1Processor
 
-from satisfice.engines.control import Control, Markers, decode_control
+from satisfice.engines.control_batch import Markers
+from satisfice.engines.control_setting import Control, decode_control
+from satisfice.intervention.control_table import NOBODY, ControlTable
 from satisfice.intervention.controls import ThinkingBudget
+from satisfice.intervention.options import OptionError, Options, check_against_model
+from satisfice.intervention.prompt_reader import PromptReader
 from satisfice.thinking import FAMILIES, ThinkingFormat, UnknownThinkingFormat
 from satisfice.vllm_plugin.options import (
-    OptionError,
-    Options,
-    check_against_model,
+    NOT_COMPARED,
+    certificate_in_use,
+    certificate_warnings,
     check_sent,
     read_defaults,
     read_options,
 )
-from satisfice.vllm_plugin.prompts import PromptReader
-from satisfice.vllm_plugin.table import NOBODY, ControlTable
+
+if TYPE_CHECKING:
+    from satisfice.runs.certificate import Place
 
 try:
     from vllm.v1.worker.gpu.sample.logits_processor import LogitsProcessor as V2Processor
@@ -80,6 +85,10 @@ class Served:
         """
         defaults = read_defaults(vllm_config.additional_config)
         served = cls._without_check(vllm_config, defaults)
+        if path := certificate_in_use(vllm_config.additional_config):
+            for said in certificate_warnings(path, _place(vllm_config, served.markers)):
+                logger.warning(said)
+            logger.info("%s: %s", path, NOT_COMPARED)
         options = read_options(None, defaults)
         if options is not None:
             if served.markers is None:
@@ -133,10 +142,27 @@ class Served:
             return []
         assert self.reader is not None
         if parameters.structured_outputs is not None and options.writes:
-            return []  # from the server's defaults: a request of its own was refused at the door
+            return []  # from the server's defaults: a request of its own was refused on arrival
         state = self.reader.state(prompt_ids)
         end_ids = (*self.end_ids, *(parameters.stop_token_ids or ()))
         return options.controls(self.markers, state, parameters.max_tokens or 2**31, end_ids)
+
+
+def _place(vllm_config: Any, markers: Markers | None) -> "Place":
+    """What a certificate is compared with: the model's name, its markers, the sampling of requests that name none, and
+    the versions of packages."""
+    from satisfice.runs.certificate import Place
+    from satisfice.runs.experiment import versions_of
+
+    model_config = vllm_config.model_config
+    name = f"vllm:{model_config.model}"
+    sampling = None
+    if (read := getattr(model_config, "get_diff_sampling_param", None)) is not None:
+        # What the model's authors or the operator set, over vLLM's own; the limit of a response is each request's.
+        sampling = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0} | (read() or {})
+        sampling["top_k"] = max(0, sampling["top_k"])
+    thinking = None if markers is None else markers.thinking_format
+    return Place(name, None, thinking, sampling, versions=versions_of(name))
 
 
 def _sees_no_tokens(vllm_config: Any) -> bool:
@@ -197,14 +223,14 @@ def _parser_markers(name: str, tokenizer: Any) -> tuple[str, str] | None:
     return (start.strip(), end.strip()) if start and end else None
 
 
-# -- the door
+# -- checking a request on arrival
 
 
 _SERVED: dict[int, tuple[Any, Served]] = {}
 """By the identity of a configuration, which is kept so that no other takes its place."""
 
 
-def _served_at_the_door() -> Served | None:
+def _served_on_arrival() -> Served | None:
     """What the server behind the current call serves.
 
     vLLM hands `validate_params` a request and nothing else, although its caller holds the configuration that decides
@@ -241,15 +267,18 @@ def _sent(parameters: Any, markers: Markers) -> Control | None:
 
 
 def _check(parameters: Any) -> None:
-    given = parameters.extra_args
-    if not given:
-        return
-    served = _served_at_the_door()
+    given = parameters.extra_args or {}
+    served = _served_on_arrival()
     options = read_options(given, {} if served is None else served.defaults)
     asks = not Options.model_fields.keys().isdisjoint(given)
     if CONTROL in given and asks:
         raise OptionError(f"{CONTROL} takes the place of all other keys of satisfice; leave them out")
-    if served is None or not (CONTROL in given or asks):
+    if served is None:
+        return
+    # What the defaults alone ask for changes no request that cannot obey it, but for one: no thinking is not silent.
+    if not (CONTROL in given or asks):
+        if options is not None and served.markers is not None and parameters.structured_outputs is None:
+            check_against_model(options, served.markers, parameters.max_tokens, own_answer=False)
         return
     if served.markers is None:
         raise OptionError(served.why_not)
@@ -263,7 +292,7 @@ def _check(parameters: Any) -> None:
             "structured output has no place; use thinking_temperature or thinking_bias, or vLLM's "
             "thinking_token_budget"
         )
-    check_against_model(options, served.markers, parameters.max_tokens if "answer_tokens" in given else None)
+    check_against_model(options, served.markers, parameters.max_tokens, own_answer="answer_tokens" in given)
 
 
 # -- the processor
@@ -425,7 +454,7 @@ class ThinkingControls(V1Processor, V2Processor):
             if controls:
                 self._table.admit(slot, controls, written)
             return bool(controls)
-        except Exception:  # every request was checked at the door; whatever slipped through must not end the others
+        except Exception:  # every request was checked on arrival; whatever slipped through must not end the others
             logger.exception("satisfice leaves a request alone that it cannot control: %s", parameters.extra_args)
             self._table.admit(slot, [])
             return False

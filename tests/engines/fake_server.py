@@ -8,8 +8,11 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from satisfice.engines.base import Sampling
 from satisfice.thinking import decode
 
+QUESTION = "Start with 10. Steps in the order of their letters: c) +5, d) *3. What is the result?"
+RESPONSE = "10 + 5 = 15.\n15 * 3 = 45.\nWait, let me check.\n10 + 5 = 15.\n</think>\n\nThe answer is \\boxed{45}."
 FLAT = [-1.0 - 0.25 * rank for rank in range(30)]
 """Log-probabilities of the likeliest tokens, whatever was asked."""
 
@@ -23,7 +26,7 @@ class Fault:
         headers: of that answer.
         silent: seconds of silence before anything is said.
         drop_after: close the connection after so many messages of a stream.
-        body: answer with this text instead.
+        body: answer with this text instead; HEADERS in it stands for the headers of the request.
         event: write this in place of the first message of a stream.
         finish: the finish reason, in place of the true one.
     """
@@ -59,9 +62,17 @@ class FakeServer:
         context_length: what it says of each.
         plugin: whether it runs satisfice's plugin.
         stop_reason: what it says ended an answer that did not come to its limit.
+        root: the path under which it serves.
+        broken: what goes wrong with every completion request.
+        broken_list: what goes wrong with every request for the list of models.
+        cap: tokens that it writes at most, whatever it was asked for.
+        endless: whether it goes on past max_tokens and past the end, up to so many messages.
+        nulls: whether a message without text has null for it.
     """
 
-    def __init__(self, tokenizer: Any, prompt: Sequence[int], answer: Sequence[int], kind: str = "vllm") -> None:
+    def __init__(
+        self, tokenizer: Any, prompt: Sequence[int], answer: Sequence[int], kind: str = "vllm", port: int = 0
+    ) -> None:
         self.tokenizer, self.prompt, self.answer, self.kind = tokenizer, list(prompt), list(answer), kind
         self.faults: list[Fault] = []
         self.requests: list[dict[str, Any]] = []
@@ -73,16 +84,27 @@ class FakeServer:
         self.context_length: int | None = 1024
         self.plugin = False
         self.stop_reason: str | None = None
+        self.root = "/v1"
+        self.broken: Fault | None = None
+        self.broken_list: Fault | None = None
+        self.cap: int | None = None
+        self.endless = 0
+        self.nulls = False
         self._seen: list[list[int]] = []
         self._lock = threading.Lock()
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self._http = ThreadingHTTPServer(("127.0.0.1", port), self._handler())
+        self._http.handle_error = lambda *request: None  # a client that hangs up is no news
         self._http.daemon_threads = True
         self._thread = threading.Thread(target=self._http.serve_forever, args=(0.01,), daemon=True)
         self._thread.start()
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._http.server_address[1]}/v1"
+        return f"http://127.0.0.1:{self.port}{self.root}"
+
+    @property
+    def port(self) -> int:
+        return int(self._http.server_address[1])
 
     def close(self) -> None:
         self._http.shutdown()
@@ -120,7 +142,11 @@ class FakeServer:
     # -- what it says
 
     def listing(self, handler: Any) -> None:
-        if self._refused_key(handler):
+        if self._refused_path(handler, "/models") or self._refused_key(handler):
+            return
+        if self.broken_list is not None:
+            body = self.broken_list.body or {"error": {"message": "scripted"}}
+            _send(handler, self.broken_list.status, body, self.broken_list.headers)
             return
         length = {} if self.context_length is None else {"max_model_len": self.context_length}
         entries = [{"id": name, "object": "model", "owned_by": self.kind, **length} for name in self.lists]
@@ -130,15 +156,16 @@ class FakeServer:
         with self._lock:
             self.requests.append(body)
             self.times.append(time.monotonic())
-            fault = self.faults.pop(0) if self.faults else Fault()
-        if self._refused_key(handler):
+            fault = self.faults.pop(0) if self.faults else self.broken or Fault()
+        if self._refused_path(handler, "/completions") or self._refused_key(handler):
             return
         if not self.completes:
             _send(handler, 404, {"error": {"message": "Not Found"}})
             return
         time.sleep(fault.silent)
         if fault.body is not None:
-            _send(handler, fault.status, fault.body, fault.headers)
+            body_with_headers = fault.body.replace("HEADERS", json.dumps(str(handler.headers))[1:-1])
+            _send(handler, fault.status, body_with_headers, fault.headers)
             return
         if fault.status != 200:
             _send(handler, fault.status, {"error": {"message": "scripted"}}, fault.headers)
@@ -153,6 +180,11 @@ class FakeServer:
         ids = self._ids(body["prompt"])
         cached = self._cached(ids)
         new, finish = self._continuation(ids, body)
+        if self.cap is not None and len(new) > self.cap:
+            new, finish = new[: self.cap], "length"
+        if self.endless:
+            words = self.answer[:-1]
+            new = [*new, *(words[place % len(words)] for place in range(self.endless))]
         usage = {"prompt_tokens": len(ids), "completion_tokens": len(new), "total_tokens": len(ids) + len(new)}
         if self.caches:
             usage["prompt_tokens_details"] = {"cached_tokens": cached}
@@ -196,6 +228,8 @@ class FakeServer:
     def _choice(self, ids: list[int], body: dict[str, Any], finish: str | None) -> dict[str, Any]:
         shown = [token for token in ids if token != self.tokenizer.eos_token_id]
         choice: dict[str, Any] = {"index": 0, "text": decode(self.tokenizer, shown), "finish_reason": finish}
+        if self.nulls and not choice["text"]:
+            choice["text"] = None
         count = body.get("logprobs") or 0
         scale = 1 / (body["temperature"] or 1) if self.processed else 1
         tops = [{(token + rank) % len(self.tokenizer): scale * FLAT[rank] for rank in range(count)} for token in ids]
@@ -223,6 +257,12 @@ class FakeServer:
         return choice
 
     # -- how it reads
+
+    def _refused_path(self, handler: Any, path: str) -> bool:
+        if handler.path != f"{self.root}{path}":
+            _send(handler, 404, {"detail": "Not Found"})
+            return True
+        return False
 
     def _refused_key(self, handler: Any) -> bool:
         if self.key and handler.headers.get("Authorization") != f"Bearer {self.key}":
@@ -282,3 +322,7 @@ def _event(handler: Any, data: str) -> None:
     line = f"data: {data}\n\n".encode()
     handler.wfile.write(f"{len(line):x}\r\n".encode() + line + b"\r\n")
     handler.wfile.flush()
+
+
+def sampled(**changes: object) -> Sampling:
+    return Sampling(**{"temperature": 1.0, "top_p": 1.0, "max_tokens": 200, **changes})

@@ -8,8 +8,10 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
+from transformers.generation.logits_process import MinPLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
-from satisfice.engines.choosing import CANDIDATES, Choice, choose, uniform
+from satisfice.engines.base import Sampling
+from satisfice.engines.choosing import CANDIDATES, Choice, _smallest_kept, choose, uniform
 
 reproducible = settings(deadline=None, derandomize=True, max_examples=60)
 int64 = st.integers(-(2**63), 2**63 - 1)
@@ -133,7 +135,9 @@ def test_tokens_as_likely_as_the_last_kept_one_are_kept():
         assert np.flatnonzero(draws(logits, 500, **row)).tolist() == [1, 2, 3]
 
 
-@pytest.mark.parametrize("row", [{"top_p": 0.9}, {"top_k": 2000}, {"min_p": 0.5}], ids=str)
+@pytest.mark.parametrize(
+    "row", [{"top_p": 0.9}, {"top_k": 2000}, {"min_p": 0.5}, {"top_k": 4000, "top_p": 0.7}], ids=str
+)
 def test_more_survivors_than_candidates(row):
     torch.manual_seed(0)
     logits = torch.linspace(0, 1, 5000)[torch.randperm(5000)]
@@ -191,3 +195,64 @@ def test_a_token_that_a_control_forbids_is_never_chosen():
     logits = torch.tensor([-math.inf, 0.0, -math.inf, 0.0, -math.inf])
     for row in ({}, {"top_p": 0.9}, {"min_p": 0.1}, {"top_k": 4}):
         assert np.flatnonzero(draws(logits, 300, **row)).tolist() == [1, 3]
+
+
+@pytest.mark.parametrize("vocabulary", [CANDIDATES // 2, 3 * CANDIDATES])
+@pytest.mark.parametrize("spread", [0.1, 1.0, 30.0])
+@pytest.mark.parametrize("top_k", [0, 40, CANDIDATES - 100, CANDIDATES, CANDIDATES + 1, 2 * CANDIDATES])
+@pytest.mark.parametrize("top_p", [0.3, 0.95, 1.0])
+@pytest.mark.parametrize("min_p", [0.0, 0.02])
+def test_what_is_kept_is_what_transformers_keeps(vocabulary, spread, top_k, top_p, min_p):
+    generator = torch.Generator().manual_seed(7)
+    logits = torch.randn(1, vocabulary, generator=generator, dtype=torch.float64).float() * spread
+    ids, scores = torch.zeros(1, 1, dtype=torch.int64), logits.clone()
+    for warper in (
+        TopKLogitsWarper(top_k) if top_k else None,
+        TopPLogitsWarper(top_p) if top_p < 1 else None,
+        MinPLogitsWarper(min_p) if min_p else None,
+    ):
+        scores = scores if warper is None else warper(ids, scores)
+    choice = parameters([{"top_p": top_p, "top_k": top_k, "min_p": min_p}, {"top_k": 3}])
+    probabilities = torch.softmax(logits, -1)
+    kept = probabilities[0] >= _smallest_kept(probabilities.expand(2, -1), choice)[0]
+    # Both add up some thousand rounded numbers: the last of a nucleus may differ.
+    differ = ((kept != scores[0].isfinite()) & (probabilities[0] > 0)).sum().item()
+    assert differ <= (1 if 0 < top_p < 1 else 0)
+    assert kept.sum() > 0
+
+
+@pytest.mark.parametrize("temperature", [1e-3, 1e-6, 1e-20, 1e-30, 1e-38, 1e-39, 1e-45, 1e-60])
+@pytest.mark.parametrize("row", [{}, {"top_p": 0.9}, {"top_k": 5}, {"min_p": 0.1}], ids=str)
+@pytest.mark.parametrize("height", [0.0, -300.0, 1e8])
+def test_a_temperature_near_zero_is_greedy_and_finite(temperature, row, height):
+    generator = torch.Generator().manual_seed(3)
+    logits = torch.randn(40, 60, generator=generator) * 5
+    logits[:, ::3] = -math.inf
+    if height == 1e8:  # what a control forces
+        logits[:, 7] = height
+    else:
+        logits += height
+    choice = Choice.of(
+        [Sampling(temperature=temperature, **{"top_p": 1.0, **row})] * 40, range(40), torch.device("cpu")
+    )
+    chosen = choose(logits, choice, torch.arange(40))
+    assert chosen.tolist() == logits.argmax(-1).tolist()
+
+
+def test_equally_likely_tokens_stay_so_at_a_temperature_near_zero():
+    logits = torch.tensor([1.0, 5.0, 5.0, -2.0])
+    counts = draws(logits, 400, temperature=1e-30)
+    assert counts[[0, 3]].tolist() == [0, 0]
+    assert min(counts[1:3]) > 150
+
+
+def test_a_usual_temperature_draws_what_it_always_drew():
+    """A logit is divided as before, to the last bit, whoever else is in the batch."""
+    generator = torch.Generator().manual_seed(5)
+    logits = torch.randn(1, 3000, generator=generator) * 4
+    cold, warm = {"temperature": 1e-6}, {"temperature": 0.7, "seed": 11}
+    both = choose(logits.expand(2, -1), parameters([cold, warm]), torch.tensor([9, 9]))
+    alone = choose(logits, parameters([warm]), torch.tensor([9]))
+    weights = torch.softmax(logits / 0.7, -1).double().cumsum(-1)
+    threshold = splitmix64(11, 9) * weights[0, -1]
+    assert both[1] == alone[0] == torch.searchsorted(weights[0], threshold, right=True)

@@ -1,83 +1,17 @@
 """The openai engine against a scripted server over real HTTP."""
 
 import asyncio
-import time
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import pytest
-from engines.fake_server import FakeServer, Fault
+from engines.fake_server import QUESTION, Fault, sampled
 
-from satisfice.engines.base import Capability, EngineError, EngineFailed, Sampling
-from satisfice.engines.checkpoint import Checkpoint
-from satisfice.engines.control import decode_control
+from satisfice.engines.base import Capability, EngineError, EngineFailed
+from satisfice.engines.control_setting import decode_control
 from satisfice.engines.openai import OpenAIEngine
 from satisfice.intervention import parse_method
 from satisfice.problems import Problem
-from satisfice.thinking import ThinkingFormat, decode
-
-QUESTION = "Start with 10. Steps in the order of their letters: c) +5, d) *3. What is the result?"
-RESPONSE = "10 + 5 = 15.\n15 * 3 = 45.\nWait, let me check.\n10 + 5 = 15.\n</think>\n\nThe answer is \\boxed{45}."
-
-
-@pytest.fixture(scope="module")
-def checkpoint() -> Checkpoint:
-    return Checkpoint.read("lab")
-
-
-@pytest.fixture(scope="module")
-def prompt(checkpoint: Checkpoint) -> list[int]:
-    thinking = ThinkingFormat.detect(checkpoint.tokenizer)
-    return thinking.render(checkpoint.tokenizer, [{"role": "user", "content": QUESTION}]).ids
-
-
-@pytest.fixture(scope="module")
-def answer(checkpoint: Checkpoint) -> list[int]:
-    ids = checkpoint.tokenizer(RESPONSE, add_special_tokens=False)["input_ids"]
-    assert checkpoint.tokenizer.unk_token_id not in ids
-    return [*ids, checkpoint.tokenizer.eos_token_id]
-
-
-@pytest.fixture
-def serve(checkpoint: Checkpoint, prompt: list[int], answer: list[int]) -> Iterator[Callable[..., FakeServer]]:
-    servers = []
-
-    def make(kind: str = "vllm", **changes: object) -> FakeServer:
-        servers.append(FakeServer(checkpoint.tokenizer, prompt, answer, kind))
-        for name, value in changes.items():
-            assert hasattr(servers[-1], name)
-            setattr(servers[-1], name, value)
-        return servers[-1]
-
-    yield make
-    for server in servers:
-        server.close()
-
-
-@pytest.fixture
-def load() -> Iterator[Callable[..., OpenAIEngine]]:
-    engines = []
-
-    def make(server: FakeServer, **options: object) -> OpenAIEngine:
-        engines.append(OpenAIEngine.load("fake", base_url=server.url, **{"tokenizer": "lab", **options}))
-        server.requests.clear()
-        server.times.clear()
-        server.most_at_once = server.given_up = 0
-        return engines[-1]
-
-    yield make
-    for engine in engines:
-        engine.close()
-
-
-@pytest.fixture(params=["vllm", "llamacpp", "standard"])
-def kind(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
-def sampled(**changes: object) -> Sampling:
-    return Sampling(**{"temperature": 1.0, "top_p": 1.0, "max_tokens": 200, **changes})
-
+from satisfice.thinking import decode
 
 # -- the contract, in every dialect
 
@@ -145,7 +79,7 @@ async def test_a_stop_that_only_the_server_sees_is_still_a_stop(serve, load, pro
     """Where its text is put together in another way than the tokenizer here does it."""
     server = serve()
     engine = load(server)
-    monkeypatch.setattr(engine, "_token_bytes", [b""] * len(engine.tokenizer))
+    monkeypatch.setattr(engine, "token_bytes", [b""] * len(engine.tokenizer))
     monkeypatch.setattr(server, "stop_reason", "</think>")
     generation = await engine.generate(prompt, sampled(stop=("</think>",)))
     assert (generation.finish, generation.stopped_by, generation.stop_tokens) == ("stop", "</think>", 1)
@@ -236,7 +170,7 @@ async def test_a_control_travels_to_a_server_that_runs_the_plugin(serve, load, p
     assert Capability.CONTROL in engine.capabilities
     method = parse_method("temperature-scaling:t=0.5")
     trace = await method.solve(engine, Problem("one", QUESTION, "45"), sampled())
-    assert trace.error is None
+    assert trace.finished
     sent = decode_control(server.requests[0]["vllm_xargs"]["satisfice_control"])
     assert sent == replace(method.control(engine.thinking), state=trace_state(engine, prompt))
 
@@ -255,169 +189,6 @@ async def test_a_control_is_refused_where_nobody_would_obey_it(kind, serve, load
         method.check(engine)
     with pytest.raises(EngineError, match="does not offer control"):
         await engine.generate(prompt, sampled(), control=method.control(engine.thinking))
-
-
-# -- faults
-
-
-async def test_too_many_requests_are_waited_for_as_long_as_the_server_says(serve, load, prompt, answer):
-    server = serve()
-    engine = load(server)
-    server.faults = [Fault(429, {"Retry-After": "0.3"})]
-    generation = await engine.generate(prompt, sampled())
-    assert generation.ids == answer
-    assert 0.3 <= server.times[1] - server.times[0] < 2
-
-
-async def test_errors_of_the_server_are_tried_again_with_growing_pauses_that_differ(serve, load, prompt, answer):
-    server = serve()
-    engine = load(server)
-    server.faults = [Fault(500), Fault(503)]
-    assert (await engine.generate(prompt, sampled())).ids == answer
-    first, second = (after - before for before, after in zip(server.times, server.times[1:], strict=False))
-    assert 0.375 <= first < 0.9
-    assert 0.75 <= second < 1.5
-
-
-async def test_a_server_that_keeps_failing_is_given_up_with_a_sentence(serve, load, prompt):
-    server = serve()
-    engine = load(server, max_retries=1)
-    server.faults = [Fault(500)] * 2
-    with pytest.raises(EngineFailed, match=r"answers 500, after 2 tries: scripted"):
-        await engine.generate(prompt, sampled())
-    assert len(server.requests) == 2
-
-
-async def test_a_request_that_the_server_refuses_is_not_tried_again(serve, load, prompt):
-    server = serve()
-    engine = load(server)
-    server.refuses = {"temperature"}
-    with pytest.raises(EngineError, match="answers 400: temperature is not known here") as refused:
-        await engine.generate(prompt, sampled())
-    assert not isinstance(refused.value, EngineFailed)
-    assert len(server.requests) == 1
-
-
-async def test_silence_ends_at_the_time_limit(serve, load, prompt, answer):
-    server = serve()
-    engine = load(server, timeout=0.3, max_retries=1)
-    server.faults = [Fault(silent=1.5)]
-    assert (await engine.generate(prompt, sampled())).ids == answer
-    server.faults = [Fault(silent=1.5)] * 2
-    with pytest.raises(EngineFailed, match=r"silent for 0\.3 s, after 2 tries"):
-        await engine.generate(prompt, sampled())
-
-
-async def test_a_long_answer_is_not_bounded_by_the_time_limit(serve, load, prompt, answer):
-    server = serve(pause=0.02)
-    engine = load(server, timeout=0.25)
-    started = time.monotonic()
-    assert (await engine.generate(prompt, sampled())).ids == answer
-    assert time.monotonic() - started > 0.25
-    assert len(server.requests) == 1
-
-
-async def test_a_dropped_answer_goes_on_behind_the_tokens_that_had_come(kind, serve, load, prompt, answer):
-    server = serve(kind)
-    engine = load(server)
-    server.faults = [Fault(drop_after=4), Fault(drop_after=2)]
-    seen = []
-    generation = await engine.generate(prompt, sampled(), on_token=seen.append)
-    assert generation.ids == seen == answer
-    assert (generation.finish, generation.usage.generated) == ("stop", len(answer) - (kind == "standard"))
-    assert [request["max_tokens"] for request in server.requests] == [200, 196, 194]
-    # What was sent again is paid for again.
-    assert generation.usage.prefilled + generation.usage.cached == 3 * len(prompt) + 4 + 6
-    if kind != "standard":
-        assert server.requests[1]["prompt"] == [*prompt, *answer[:4]]
-
-
-async def test_a_stop_may_be_cut_by_a_dropped_connection(serve, load, prompt, answer):
-    server = serve("llamacpp")
-    engine = load(server)
-    place = (await engine.generate(prompt, sampled(stop=("= 45",)))).ids
-    server.faults = [Fault(drop_after=len(place) - 1)]
-    generation = await engine.generate(prompt, sampled(stop=("= 45",)))
-    assert (generation.ids, generation.stopped_by) == (place, "= 45")
-
-
-async def test_an_answer_that_drops_too_often_is_given_up(serve, load, prompt):
-    server = serve()
-    engine = load(server, max_retries=1)
-    server.faults = [Fault(drop_after=1)] * 2
-    with pytest.raises(EngineFailed, match="dropped one answer 2 times"):
-        await engine.generate(prompt, sampled())
-
-
-@pytest.mark.parametrize(
-    ("fault", "said"),
-    [
-        (Fault(event='{"choices": [{"text": '), "no JSON"),
-        (Fault(event='{"object": "something else"}'), "no completion"),
-        (Fault(event='{"choices": [{"index": 0}]}'), "no completion"),
-        (Fault(event="7"), "no completion"),
-        (Fault(event='{"error": {"message": "out of memory"}}'), "out of memory"),
-        (Fault(finish="content_filter"), "content_filter"),
-    ],
-)
-async def test_what_cannot_be_read_is_an_error_that_shows_it(fault, said, serve, load, prompt):
-    server = serve()
-    engine = load(server)
-    server.faults = [fault]
-    # The first message alone says little; an answer with tokens in it is ended by the end token, not by a reason.
-    with pytest.raises(EngineError, match=said):
-        await engine.generate(prompt, sampled(ignore_eos=True) if fault.finish else sampled())
-
-
-async def test_one_failed_request_does_not_disturb_another(serve, load, prompt, answer):
-    server = serve()
-    engine = load(server)
-    server.faults = [Fault(event="7")]
-    results = await asyncio.gather(*(engine.generate(prompt, sampled()) for _ in range(4)), return_exceptions=True)
-    assert sum(isinstance(result, EngineError) for result in results) == 1
-    assert sum(not isinstance(result, Exception) and result.ids == answer for result in results) == 3
-
-
-async def test_a_cancelled_request_closes_its_connection(serve, load, prompt):
-    server = serve(pause=0.02)
-    engine = load(server)
-    task = asyncio.create_task(engine.generate(prompt, sampled()))
-    await asyncio.sleep(0.2)
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    for _ in range(100):
-        if server.given_up and not server.at_once:
-            break
-        await asyncio.sleep(0.02)
-    assert (server.given_up, server.at_once) == (1, 0)
-
-
-async def test_no_more_requests_are_under_way_than_allowed(serve, load, prompt):
-    server = serve(pause=0.005)
-    engine = load(server, max_batch=2)
-    await asyncio.gather(*(engine.generate(prompt, sampled(max_tokens=5)) for _ in range(6)))
-    assert (server.most_at_once, len(server.requests)) == (2, 6)
-
-
-async def test_requests_are_spaced_by_their_rate(serve, load, prompt):
-    server = serve()
-    engine = load(server, requests_per_minute=600)
-    await asyncio.gather(*(engine.generate(prompt, sampled(max_tokens=2)) for _ in range(4)))
-    spaces = [after - before for before, after in zip(server.times, server.times[1:], strict=False)]
-    assert all(space > 0.05 for space in spaces)
-    assert sum(spaces) >= 0.28
-
-
-async def test_a_closed_engine_says_so(serve, load, prompt):
-    server = serve(pause=0.02)
-    engine = load(server)
-    running = asyncio.create_task(engine.generate(prompt, sampled()))
-    await asyncio.sleep(0.1)
-    await asyncio.to_thread(engine.close)
-    for request in (running, engine.generate(prompt, sampled())):
-        with pytest.raises(EngineFailed, match="closed"):
-            await request
 
 
 # -- what a server can do

@@ -26,8 +26,9 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from satisfice.engines.base import Capability, EngineError, Generation, Sampling, Usage, require
-from satisfice.engines.transformers import SCORE_CHUNK, TransformersEngine, _layer_kinds
+from satisfice.engines import transformers as transformers_engine
+from satisfice.engines.base import Capability, EngineClosed, EngineError, Sampling, Usage, require
+from satisfice.engines.transformers import TransformersEngine, _layer_kinds
 from satisfice.intervention.controls import EndScaling
 from satisfice.thinking import ThinkingFormat, UnknownThinkingFormat, decode
 
@@ -61,7 +62,7 @@ def distributions(model, ids):
 
 
 def likeliest(model, prompt, ids):
-    """The likeliest token at each place of `ids` behind `prompt`, from one plain forward pass."""
+    """The likeliest token at each place of `ids` after `prompt`, from one plain forward pass."""
     return distributions(model, [*prompt, *ids])[len(prompt) - 1 : -1].argmax(-1).tolist()
 
 
@@ -305,7 +306,7 @@ class Gate:
             await until(lambda reached=reached: self.reached > reached)
 
     async def submit(self, *calls, **options):
-        """Requests that come while the engine stands; they are taken in behind the step that is due."""
+        """Requests that come while the engine stands; they are taken in after the step that is due."""
         tasks = [asyncio.create_task(self.engine.generate(*call, **options)) for call in calls]
         await until(lambda: len(self.engine._inbox) == len(tasks))
         await self.steps()
@@ -462,12 +463,12 @@ async def test_stop_texts_are_found_across_tokens(make_engine, tokenizer):
     assert {result.stop_tokens for result in results} >= {1, 3, 240}
 
 
-async def test_a_stop_that_looks_ahead_brings_the_token_behind_it(make_engine, tokenizer):
+async def test_a_stop_that_looks_ahead_brings_the_token_after_it(make_engine, tokenizer):
     engine, prompt = make_engine(), tokens(15)
     whole = (await engine.generate(prompt, replace(SAMPLED, max_tokens=60))).ids
     pieces = [decode(tokenizer, [token]) for token in whole]
     length = next(n for n in range(10, 50) if pieces[n - 1] not in "".join(pieces[: n - 1]) and len(pieces[n]) > 1)
-    stop, behind = pieces[length - 1], pieces[length]
+    stop, after = pieces[length - 1], pieces[length]
 
     async def stopped(*stops, lookahead=(stop,), **changes):
         sampling = replace(SAMPLED, max_tokens=60, stop=stops, lookahead=lookahead)
@@ -477,16 +478,16 @@ async def test_a_stop_that_looks_ahead_brings_the_token_behind_it(make_engine, t
 
     assert await stopped(stop) == (1, "stop", stop, 2)
     assert await stopped(stop, lookahead=()) == (0, "stop", stop, 1)
-    # Within a token there is no need to look ahead; at the limit and behind the end of the text there is no way to.
-    inside = stop + behind[:-1]
+    # Within a token there is no need to look ahead; at the limit and after the end of the text there is no way to.
+    inside = stop + after[:-1]
     assert await stopped(inside, lookahead=(inside,)) == (1, "stop", inside, 2)
     assert await stopped(stop, max_tokens=length) == (0, "stop", stop, 1)
     assert await stopped(stop, stop_ids=(whole[length],)) == (1, "stop", whole[length], 1)
-    # A final stop in the token behind counts, another one that looks ahead does not.
-    assert await stopped(behind, stop) == (1, "stop", behind, 1)
-    assert await stopped(behind, stop, lookahead=(stop, behind)) == (1, "stop", stop, 2)
+    # A final stop in the token that follows counts, another one that looks ahead does not.
+    assert await stopped(after, stop) == (1, "stop", after, 1)
+    assert await stopped(after, stop, lookahead=(stop, after)) == (1, "stop", stop, 2)
     # What began before the stop is over.
-    assert await stopped(stop + behind, stop) == (1, "stop", stop, 2)
+    assert await stopped(stop + after, stop) == (1, "stop", stop, 2)
 
 
 async def test_a_stop_text_in_the_prompt_does_not_count(make_engine, tokenizer):
@@ -564,9 +565,11 @@ async def test_numbers_survive_giving_way(make_engine, tiny_model):
         assert len(result.logprobs) == len(result.top_logprobs) == 40
 
 
-async def test_scores_of_many_sequences_beside_generations(make_engine, tiny_model):
+async def test_scores_of_many_sequences_beside_generations(make_engine, tiny_model, monkeypatch):
+    # 128 positions a pass, so that the first one takes several.
+    monkeypatch.setattr(transformers_engine, "SCORE_LOGITS", 128 * tiny_model.config.vocab_size)
     engine = make_engine(max_batch=3)
-    sequences = [tokens(SCORE_CHUNK * 2 + 40), tokens(60), tokens(2), tokens(90)]
+    sequences = [tokens(296), tokens(60), tokens(2), tokens(90)]
     starts = [1, 59, 1, 45]
     generations = [engine.generate(sequence, GREEDY) for sequence in sequences[:2]]
     scores = [engine.score(sequence, start) for sequence, start in zip(sequences, starts, strict=True)]
@@ -578,6 +581,28 @@ async def test_scores_of_many_sequences_beside_generations(make_engine, tiny_mod
         assert result.logprobs == numbers(wanted, abs=1e-4)
         assert result.entropies == numbers((-(expected.exp() * expected).sum(-1)).tolist(), abs=1e-4)
         assert result.usage.generated == 0
+
+
+async def test_divergences_are_those_of_whole_distributions(make_engine, tiny_model, monkeypatch):
+    monkeypatch.setattr(transformers_engine, "SCORE_LOGITS", 7 * tiny_model.config.vocab_size)
+    engine = make_engine(max_batch=2)
+    greedy = continued(tiny_model, tokens(9))
+    original, others, after_all = tokens(30), [tokens(12, 1), tokens(40, 2), tokens(30)], tokens(25, 3)
+    found, written = await asyncio.gather(
+        engine.divergences(original, others, after_all), engine.generate(tokens(9), GREEDY)
+    )
+    assert written.ids == greedy
+    before = distributions(tiny_model, [*original, *after_all])[len(original) - 1 : -1]
+    for other, values in zip(others, found.values, strict=True):
+        after = distributions(tiny_model, [*other, *after_all])[len(other) - 1 : -1]
+        assert values == numbers((before.exp() * (before - after)).sum(-1).tolist(), abs=1e-4)
+    assert max(found.values[2]) < 1e-6 < min(found.values[0])
+    assert found.usage.generated == 0
+    assert found.usage.forward_passes > 4
+    with pytest.raises(EngineError, match="at least one token after it"):
+        await engine.divergences(original, others, [])
+    with pytest.raises(EngineError, match="exceed"):
+        await engine.divergences(original, [tokens(engine.context_length)], after_all)
 
 
 async def test_a_score_computes_no_more_than_it_must(make_engine):
@@ -712,13 +737,15 @@ async def test_closing_answers_everyone(make_engine):
     scoring = asyncio.create_task(engine.score(tokens(12), 3))
     await until(lambda: len(seen) > 2)
     engine.close()
-    result = await asyncio.wait_for(running, 5)
-    assert result.finish == "cancelled"
-    assert len(seen) <= len(result.ids) < 900
-    assert await asyncio.wait_for(waiting, 5) == Generation([], "cancelled")
-    with pytest.raises(EngineError, match="tiny is closed"):
+    with pytest.raises(EngineClosed, match="closed before the response was complete") as closed:
+        await asyncio.wait_for(running, 5)
+    assert len(seen) <= closed.value.usage.generated < 900
+    with pytest.raises(EngineClosed) as closed:
+        await asyncio.wait_for(waiting, 5)
+    assert closed.value.usage == Usage()
+    with pytest.raises(EngineClosed):
         await asyncio.wait_for(scoring, 5)
-    with pytest.raises(EngineError, match="tiny is closed"):
+    with pytest.raises(EngineClosed, match="tiny is closed"):
         await engine.generate(tokens(3), GREEDY)
     engine.close()
 

@@ -13,7 +13,7 @@ import torch
 
 from satisfice.engines.base import EngineError, Sampling
 from satisfice.engines.stopping import StopWatch
-from satisfice.engines.vllm import Request, Rows, VLLMEngine
+from satisfice.engines.vllm import Rows, VLLMEngine, VLLMRequest
 from satisfice.intervention.controls import EndScaling, SuppressTokens
 
 SAMPLED = Sampling(temperature=0.9, top_p=0.95, max_tokens=30, ignore_eos=True)
@@ -33,8 +33,7 @@ def requests(engine, rows):
         prompt = [generator.randrange(8, 190) for _ in range(5 + number)]
         sampling = replace(SAMPLED, seed=number, temperature=0.9 * (number % 3 > 0), max_tokens=10 + 3 * number)
         watch = StopWatch(ids := list(prompt), sampling, engine.end_ids, ())
-        yield Request(
-            rows,
+        yield VLLMRequest(
             ids,
             sampling,
             watch,
@@ -42,6 +41,7 @@ def requests(engine, rows):
             top_logprobs=number % 2 * 2,
             entropy=number % 3 == 1,
             prompt_length=len(prompt),
+            rows=rows,
         )
 
 
@@ -109,7 +109,7 @@ def test_a_slot_is_free_once_its_request_has_left(make_engine, tiny_model):
     for number in range(3):
         ids = [9, 10 + number]
         watch = StopWatch(ids, SAMPLED, frozenset(), ())
-        request = Request(rows, ids, SAMPLED, watch, EndScaling(bias=1.0, state=state), prompt_length=2)
+        request = VLLMRequest(ids, SAMPLED, watch, EndScaling(bias=1.0, state=state), prompt_length=2, rows=rows)
         rows.arrange([request])
         rows.choose(torch.zeros(1, len(engine.tokenizer)))
         assert request.slot == 0
@@ -120,9 +120,8 @@ def test_a_score_names_its_own_token(make_engine):
     rows = Rows(engine.thinking, engine.tokenizer, max_batch=2)
     logits = torch.randn(1, 200, generator=torch.Generator().manual_seed(0))
     sampling = Sampling(temperature=0, max_tokens=1)
-    request = Request(
-        rows, [9, 10], sampling, StopWatch([9, 10], sampling, frozenset(), ()), score_from=2, target=77, prompt_length=2
-    )
+    watch = StopWatch([9, 10], sampling, frozenset(), ())
+    request = VLLMRequest([9, 10], sampling, watch, score_from=2, target=77, prompt_length=2, rows=rows)
     rows.arrange([request])
     expected = torch.log_softmax(logits, -1)[0]
     assert rows.choose(logits).tolist() == [77]
@@ -133,7 +132,9 @@ def test_a_score_names_its_own_token(make_engine):
 
 @pytest.mark.skipif(importlib.util.find_spec("vllm") is not None, reason="vLLM is installed")
 def test_without_vllm_one_sentence_says_what_to_install():
-    with pytest.raises(EngineError, match=r"^the vllm engine needs vLLM: pip install 'satisfice\[vllm\]'$"):
+    with pytest.raises(
+        EngineError, match=r"^the vllm engine needs vLLM: in a clone of satisfice, pip install -e '\.\[vllm\]'$"
+    ):
         VLLMEngine.load("lab")
 
 

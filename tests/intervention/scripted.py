@@ -13,8 +13,18 @@ from copy import copy
 
 import torch
 
-from satisfice.engines.base import Capability, Engine, Generation, Leaf, Sampling, Scores, TokenTree, Usage
-from satisfice.engines.control import Markers
+from satisfice.engines.base import (
+    Capability,
+    Divergences,
+    Engine,
+    Generation,
+    Leaf,
+    Sampling,
+    Scores,
+    TokenTree,
+    Usage,
+)
+from satisfice.engines.control_batch import Markers
 from satisfice.thinking import ThinkingFormat
 
 Script = Callable[[str], Mapping[str, float]]
@@ -130,6 +140,17 @@ class ScriptedEngine(Engine):
             entropies.append(float(-(raw.exp() * raw).sum()))
         return Scores(logprobs, entropies, self._prefill(list(ids)))
 
+    async def divergences(self, original, others, continued) -> Divergences:
+        usage = self._prefill([*original, *continued])
+
+        def after(beginning):
+            places = range(len(beginning), len(beginning) + len(continued))
+            ids = [*beginning, *continued]
+            return torch.stack([self.log_probabilities(self.tokenizer.decode(ids[:place])) for place in places])
+
+        before = after(original)
+        return Divergences([(before.exp() * (before - after(each))).sum(-1).tolist() for each in others], usage)
+
     def _prefill(self, ids: list[int]) -> Usage:
         known = len(ids) - 1
         cached = max((length for length in range(known + 1) if tuple(ids[:length]) in self._seen), default=0)
@@ -195,7 +216,7 @@ def draw(logits: torch.Tensor, temperature: float, seed: int, position: int) -> 
 def follow(tokenizer, *texts: str, certainty: float = 1 - 1e-6) -> Script:
     """A script that continues the first of `texts` whose beginning the response so far is.
 
-    The response is what follows the last assistant marker of the lab's template. Behind the end of a text, and
+    The response is what follows the last assistant marker of the lab's template. After the end of a text, and
     off every text, the response ends.
     """
     written = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]

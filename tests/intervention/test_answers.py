@@ -47,7 +47,19 @@ def test_what_is_looked_for_depends_on_the_grader(grader, text, found):
         ("\\dfrac{1}{2}", "\\frac{1}{2}", True),
         ("\\left( 1, 2 \\right)", "(1,\\,2)", True),
         ("Yes.", '"yes"', True),
-        ("1/2", "0.5", False),  # that would take algebra
+        ("1/2", "0.5", True),
+        ("\\frac12", "0.50", True),
+        ("2\\frac{3}{4}", "2.75", True),
+        ("5 000", "5000", True),
+        ("x = 7", "7", True),
+        ("\\text{East}", "east", True),
+        ("x²", "x^2", True),
+        ("90°", "90", True),
+        ("seat", "east", False),
+        ("A, B", "B, A", False),
+        ("1, 2", "2, 1", True),
+        ("1:20", "2:40", False),
+        ("\\sqrt{4}", "2", False),  # that would take algebra
         ("3", "3.0000001", False),
         ("\\leftarrow", "arrow", False),
         ("5 cm", "5", False),
@@ -68,6 +80,12 @@ def test_the_most_frequent_answer_wins_and_its_first_voter_stands_for_it():
     vote = majority(["4", None, "3", "3.0", "5"])
     assert vote.winner == 2
     assert vote.tally == {"4": 1, "3": 2, "5": 1}
+
+
+def test_one_half_wins_however_it_is_spelled():
+    vote = majority(["3", "0.5", r"\frac12", "3", "1/2"])
+    assert vote.winner == 1
+    assert vote.tally == {"3": 2, "0.5": 3}
 
 
 def test_of_equals_the_first_counted_wins():

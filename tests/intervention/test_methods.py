@@ -6,12 +6,14 @@ import dataclasses
 import pytest
 from intervention.scripted import ScriptedEngine, follow
 
-from satisfice.engines.base import Capability, EngineError, Sampling, require
+from satisfice.engines.base import Capability, EngineError, Sampling, derive_seed, require
 from satisfice.intervention import METHODS, MethodError, describe, parse_method
 from satisfice.intervention.controls import EndScaling
+from satisfice.intervention.draft import Draft, fork_seed
 from satisfice.lab.tokenizer import build_tokenizer
 from satisfice.problems import Problem
 from satisfice.thinking import Phase, ThinkingFormat
+from satisfice.trace import Trace
 
 PROBLEM = Problem("p", "Start with 1: a) +2. What is the result?", "3")
 GREEDY = Sampling(temperature=0, max_tokens=100)
@@ -72,6 +74,77 @@ def test_the_response_never_outgrows_the_context(tokenizer):
     trace = solve(engine, "plain")
     assert len(trace.response_ids) == 7
     assert not trace.finished
+
+
+# -- endings: every limit, every method
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        "plain",
+        "no-thinking",
+        "no-thinking:prefill=So",
+        "temperature-scaling:t=0.7",
+        "budget-forcing:max_thinking=9",
+        "budget-forcing:ignore=2",
+        "budget-forcing:max_thinking=12,ignore=2,cue=So",
+        "deer:threshold=1",
+        "entrocut:tau=0.000001,k=1",
+        "entrocut:tau=9,k=1",
+        "adaptive-think:alpha=0.9,merge=0,depth=2",
+        "fractured:n=2,depths=2,m=1,cuts=code",
+        "fractured-stop:start=5,interval=5,max_solution=8",
+        "self-consistency:k=2",
+        "best-of-n:n=2",
+    ],
+)
+def test_a_response_that_nobody_ended_was_ended_by_the_limit(tokenizer, method):
+    """At every limit: finished, stop and stopped_by say what the tokens say."""
+    engine = ScriptedEngine(tokenizer, follow(tokenizer, LONG))
+    whole = solve(engine, "plain")
+    seen = set()
+    for limit in range(1, len(whole.response_ids) + 12):
+        trace = solve(engine, method, Sampling(temperature=0, max_tokens=limit))
+        assert len(trace.response_ids) <= limit
+        ended = trace.response_ids[-1] in engine.end_ids
+        assert trace.finished == (ended or trace.stopped_by == "method")
+        assert trace.stopped_by == (tokenizer.decode([trace.response_ids[-1]]) if ended else trace.stopped_by)
+        assert (trace.stopped_by == "length") == (not trace.finished) == trace.truncated
+        closed = "</think>" in tokenizer.decode(trace.response_ids)
+        if trace.stop in ("marker", "closed by method"):
+            assert closed
+        if trace.stop == "token limit":
+            assert not closed
+            assert trace.truncated
+        seen.add((trace.stop, trace.finished))
+    if method != "no-thinking":  # which ends at once here: the script has no text to go on with
+        assert {finished for _, finished in seen} == {True, False}
+
+
+def test_a_marker_that_is_the_last_allowed_token_is_a_truncation(tokenizer):
+    engine = ScriptedEngine(tokenizer, follow(tokenizer, LONG))
+    thinking = solve(engine, "plain").cost.thinking_tokens
+    for method in ("plain", "budget-forcing:max_thinking=90", "entrocut:tau=0.000001,k=1,think_ratio=1"):
+        trace = solve(engine, method, Sampling(temperature=0, max_tokens=thinking))
+        assert (trace.stop, trace.finished, trace.stopped_by, trace.answer) == ("marker", False, "length", "")
+        assert trace.cost.thinking_tokens == thinking
+
+
+def test_a_prompt_beyond_the_context_is_refused_not_answered_with_nothing(tokenizer):
+    engine = ScriptedEngine(tokenizer, follow(tokenizer, LONG), context_length=5)
+    with pytest.raises(EngineError, match=r"the prompt has \d+ tokens, but scripted holds 5, .* longer context"):
+        solve(engine, "plain")
+
+
+def test_forks_of_forks_have_streams_of_their_own():
+    ways = [(), (1,), (2,), (0, 1), (1, 1), (1, 0, 1), (0, 0, 1), (1, 2), (12,)]
+    seeds = [fork_seed(7, way) for way in ways]
+    assert len(set(seeds)) == len(ways)
+    assert fork_seed(7, (0, 0)) == 7
+    assert fork_seed(7, (1, 0)) == fork_seed(7, (1,))
+    # What one derivation gives is no other's: a choice's fork is not the other choice's response.
+    assert fork_seed(derive_seed(7, "choice/1"), (0,)) != fork_seed(7, (1,))
 
 
 # -- no-thinking
@@ -194,6 +267,28 @@ def test_no_second_line_break_where_thinking_ends_with_one(tokenizer):
     )
     cap = tokens(tokenizer, "a) 1+2=3\n")
     assert solve(engine, f"budget-forcing:max_thinking={cap}").thinking == "a) 1+2=3\n"
+
+
+def test_thinking_that_is_opened_again_is_under_the_same_cap(tokenizer):
+    start = "<think>\nSo 3.\n\n</think>\n\nThe answer is \\boxed{3}.<think>"
+    script = follow(
+        tokenizer,
+        start + "Wait, So 3. So 3. So 3. So 3. So 3.</think>3",
+        start + "Wait, \n</think>\n\nSo 3.",
+    )
+    engine = ScriptedEngine(tokenizer, script)
+    free = solve(engine, "plain")
+    assert (free.thinking, free.answer) == (
+        "So 3.\n\nWait, So 3. So 3. So 3. So 3. So 3.", "\n\nThe answer is \\boxed{3}.3",
+    )  # fmt: skip
+    cap = tokens(tokenizer, "So 3.\n\n</think><think>Wait, ")
+    capped = solve(engine, f"budget-forcing:max_thinking={cap}")
+    assert (capped.thinking, capped.answer) == ("So 3.\n\nWait, \n", "\n\nThe answer is \\boxed{3}.\n\nSo 3.")
+    assert capped.stop == "closed by method"
+    assert capped.finished
+    # The cap, and what closes thinking.
+    assert capped.cost.thinking_tokens == cap + tokens(tokenizer, "\n</think>")
+    assert capped.cost.thinking_tokens + capped.cost.answer_tokens == len(capped.response_ids)
 
 
 def test_a_budget_of_zero_closes_empty_thinking(tokenizer):
@@ -339,18 +434,19 @@ def test_spelling_round_trips(spelled):
         ("zzz", "there is no method 'zzz'; `satisfice methods`"),
         ("plain:t=1", "plain has no parameter 't'; it has none"),
         ("temperature-scaling:tt=1", "did you mean 't'"),
-        ("temperature-scaling:t=abc", "t cannot be 'abc'"),
+        ("temperature-scaling:t=abc", "t is 'abc'; it must be a number within 0.001..1000"),
         ("temperature-scaling:t=0", "must be within 0.001..1000"),
         ("temperature-scaling:t=1e-300", "must be within 0.001..1000"),
         ("temperature-scaling:t=nan", "must be within 0.001..1000"),
         ("temperature-scaling:mode=bias,bias=1e308", "must be within -1000..1000"),
         ("temperature-scaling:bias=2", "mode=bias only"),
         ("temperature-scaling:mode=bias", "needs a bias"),
-        ("temperature-scaling:mode=other", "mode cannot be 'other'"),
-        ("budget-forcing:max_thinking=-1", "must be 0 or more"),
-        ("budget-forcing:max_thinking=1.5", "max_thinking cannot be '1.5'"),
+        ("temperature-scaling:mode=other", "mode is 'other'; it must be scale or bias"),
+        ("budget-forcing:max_thinking=-1", "max_thinking is -1; it must be at least 0"),
+        ("budget-forcing:max_thinking=1.5", "max_thinking is 1.5; it must be a whole number, at least 0, or none"),
         ("budget-forcing:ignore=1,wait=", "wait is empty"),
         ("budget-forcing:512", "cannot read '512'"),
+        (r'budget-forcing:wait="C:\User"', "in double quotes it must be a JSON text"),
     ],
 )
 def test_bad_spelling_is_one_clear_sentence(spelled, message):
@@ -374,8 +470,6 @@ def test_every_method_describes_itself():
 
 
 def test_forks_cost_as_branches_unless_adopted(tokenizer):
-    from satisfice.intervention import Draft
-
     engine = ScriptedEngine(tokenizer, follow(tokenizer, LONG))
 
     async def fork_twice():
@@ -394,6 +488,50 @@ def test_forks_cost_as_branches_unless_adopted(tokenizer):
     assert trace.cost.retained_tokens == len(trace.response_ids)
     assert trace.cost.forward_passes == len(trace.response_ids) + 4
     assert trace.cost.prefilled_tokens == len(trace.prompt_ids) - 1
+
+
+def test_a_fork_knows_who_closed_its_thinking(tokenizer):
+    engine = ScriptedEngine(tokenizer, follow(tokenizer, LONG))
+
+    async def closed() -> Draft:
+        draft = Draft(engine, PROBLEM, GREEDY)
+        await draft.think(5)
+        draft.close_thinking()
+        return draft
+
+    async def adopted(draft: Draft, at: int | None, *, close: bool = False) -> str:
+        fork = draft.fork(1, at)
+        if close:
+            fork.close_thinking()
+        await fork.write()
+        draft.adopt(fork)
+        return draft.trace().stop
+
+    async def stops() -> list[str]:
+        open_ = Draft(engine, PROBLEM, GREEDY)
+        await open_.think(5)
+        return [
+            await adopted(await closed(), None),  # it begins after the marker that the method wrote
+            await adopted(await closed(), 5),  # before it, and the model writes its own
+            await adopted(open_, None, close=True),
+        ]
+
+    assert asyncio.run(stops()) == ["closed by method", "marker", "closed by method"]
+
+
+def test_a_marker_that_was_taken_back_closed_nothing(tokenizer):
+    engine = ScriptedEngine(tokenizer, follow(tokenizer, LONG))
+
+    async def written() -> Trace:
+        draft = Draft(engine, PROBLEM, GREEDY)
+        await draft.think(5)
+        draft.close_thinking()
+        draft.take_back(len(draft.ids) - 5)
+        await draft.write()
+        return draft.trace()
+
+    trace = asyncio.run(written())
+    assert (trace.stop, trace.cost.forced_tokens) == ("marker", 0)
 
 
 def test_a_control_acts_inside_a_strategy(tokenizer):

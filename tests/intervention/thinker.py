@@ -1,11 +1,11 @@
-"""A scripted model that thinks a given text, answers, and plays a given part behind the cue of a probe."""
+"""A scripted model that thinks a given text, answers, and plays a given part after the cue of a probe."""
 
 from collections.abc import Callable, Mapping
 
 from intervention.scripted import Script, ScriptedEngine
 
 Part = Callable[[str, str], Mapping[str, float]]
-"""From the response before the cue and what was written behind it to the next-token distribution."""
+"""From the response before the cue and what was written after it to the next-token distribution."""
 
 ANSWER = "\n\nThe answer is \\boxed{3}."
 SURE = 1 - 1e-9
@@ -23,8 +23,8 @@ def count(tokenizer, text):
 def play(tokenizer, *distributions: Mapping[str, float]) -> Part:
     """The same distributions at every probe, one a token, then the end of text."""
 
-    def part(before, behind):
-        place = count(tokenizer, behind)
+    def part(before, after):
+        place = count(tokenizer, after)
         return distributions[place] if place < len(distributions) else {tokenizer.eos_token: SURE}
 
     return part
@@ -33,7 +33,7 @@ def play(tokenizer, *distributions: Mapping[str, float]) -> Part:
 def thinker(tokenizer, thinking: str, parts: Mapping[str, Part], answer: str = ANSWER) -> Script:
     """Thinks `thinking` (closing marker included, where it closes at all), then gives `answer`.
 
-    Thinking that was closed early is answered too. Behind the last token of `thinking` the text ends.
+    Thinking that was closed early is answered too. After the last token of `thinking` the text ends.
     """
     planned = ids_of(tokenizer, thinking)
     closing = ids_of(tokenizer, answer)
@@ -41,11 +41,11 @@ def thinker(tokenizer, thinking: str, parts: Mapping[str, Part], answer: str = A
     def script(text):
         response = text.rpartition("<|assistant|>")[2].removeprefix(OPENED)
         for cue, part in parts.items():
-            before, found, behind = response.rpartition(cue)
+            before, found, after = response.rpartition(cue)
             if found:
-                return part(before, behind)
-        inside, closed, behind = response.partition("</think>")
-        plan, so_far = (closing, behind) if closed else (planned, inside)
+                return part(before, after)
+        inside, closed, after = response.partition("</think>")
+        plan, so_far = (closing, after) if closed else (planned, inside)
         place = count(tokenizer, so_far)
         following = plan[place] if place < len(plan) else tokenizer.eos_token_id
         return {tokenizer.convert_ids_to_tokens(following): SURE}
@@ -70,7 +70,7 @@ class RecordingEngine(ScriptedEngine):
             self.under_way -= 1
 
     def probes(self, cue):
-        """The response up to the end of the cue, and what was written, of every call that went on behind a cue."""
+        """The response up to the end of the cue, and what was written, of every call that went on after a cue."""
         return [
             (text.rpartition("<|assistant|>")[2].removeprefix(OPENED), written)
             for text, _, written in self.calls

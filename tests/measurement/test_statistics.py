@@ -20,13 +20,11 @@ problems_of_samples = st.integers(1, 4).flatmap(
 pytestmark = pytest.mark.filterwarnings("error")
 
 
-def test_accuracy_of_single_samples_has_wilsons_interval() -> None:
+def test_accuracy_of_single_samples_has_the_exact_interval() -> None:
     estimate = m.accuracy([[True]] * 8 + [[False]] * 2)
     assert estimate is not None
-    interval = stats.binomtest(8, 10).proportion_ci(method="wilson")
     assert estimate.value == 0.8
-    assert (estimate.low, estimate.high) == pytest.approx((interval.low, interval.high))
-    assert (estimate.low, estimate.high) == pytest.approx((0.4902, 0.9433), abs=1e-4)  # Newcombe's worked value
+    assert (estimate.low, estimate.high) == pytest.approx((0.4439, 0.9748), abs=1e-4)  # Clopper and Pearson, tables
 
 
 def test_accuracy_averages_over_problems_not_over_samples() -> None:
@@ -36,7 +34,7 @@ def test_accuracy_averages_over_problems_not_over_samples() -> None:
     assert estimate.value == 0.5
 
 
-def test_accuracy_of_several_samples_has_a_bootstrap_over_problems() -> None:
+def test_accuracy_of_several_samples_rests_on_problems() -> None:
     generator = random.Random(1)
     shares = [generator.random() for _ in range(200)]
     correct = [[generator.random() < share for _ in range(8)] for share in shares]
@@ -44,32 +42,38 @@ def test_accuracy_of_several_samples_has_a_bootstrap_over_problems() -> None:
     assert estimate is not None
     assert estimate.low is not None
     assert estimate.high is not None
-    # With 200 problems the bootstrap must agree with the normal approximation over problems.
+    # With 200 problems it must agree with the normal approximation over problems.
     half = 1.96 * np.std([np.mean(samples) for samples in correct], ddof=1) / math.sqrt(200)
     assert estimate.high - estimate.low == pytest.approx(2 * half, rel=0.08)
-    assert m.accuracy(correct) == estimate, "the seed is fixed"
-    # The samples of one problem are not independent: Wilson over all 1600 would be too sure.
-    low, high = m.wilson(estimate.value, 1600)
+    # The samples of one problem are not independent: the exact interval over all 1600 would be too sure.
+    low, high = m.clopper_pearson(estimate.value, 1600)
     assert estimate.high - estimate.low > 1.3 * (high - low)
+
+
+def test_accuracy_of_several_samples_by_hand() -> None:
+    # Shares 0 and 1/2 and 1, eight of each, of two samples: variance 4/23, so 1/4 / (4/23 / 24) = 34.5 verdicts,
+    # and with (t_47 / t_23)^2 = (2.0117 / 2.0687)^2 for the uncertainty 32.63.
+    estimate = m.accuracy([[False, False]] * 8 + [[True, False]] * 8 + [[True, True]] * 8)
+    assert estimate is not None
+    assert (estimate.low, estimate.high) == pytest.approx(m.clopper_pearson(0.5, 32.626), abs=1e-4)
 
 
 def test_accuracy_at_the_edges() -> None:
     assert m.accuracy([]) is None
     one = m.accuracy([[True]])
     assert one is not None
-    assert (one.value, one.high) == (1.0, 1.0)
-    assert one.low == pytest.approx(1 / (1 + 1.959964**2))
+    assert (one.value, one.low, one.high) == (1.0, pytest.approx(0.025), 1.0)
     several = m.accuracy([[True, False]])
     assert several is not None
-    assert (several.low, several.high) == pytest.approx(m.wilson(0.5, 1))
+    assert (several.low, several.high) == pytest.approx(m.clopper_pearson(0.5, 1))
     alike = m.accuracy([[True, True]] * 30)
     assert alike is not None
-    assert (alike.low, alike.high) == pytest.approx(m.wilson(1.0, 30))
+    assert (alike.low, alike.high) == pytest.approx(m.clopper_pearson(1.0, 30))
     assert alike.low is not None
     assert alike.low < 0.9, "30 right problems are no proof of 100 %"
     nearly = m.accuracy([[True, True]] * 29 + [[True, False]])
     assert nearly is not None
-    assert (nearly.low, nearly.high) == pytest.approx(m.wilson(59 / 60, 30)), "resampling one odd problem says little"
+    assert (nearly.low, nearly.high) == pytest.approx(m.clopper_pearson(59 / 60, 30)), "one odd problem says little"
     with pytest.raises(ValueError, match="without a sample"):
         m.accuracy([[True], []])
 
@@ -100,17 +104,17 @@ def test_accuracy_interval_covers_the_truth() -> None:
 
 
 @given(st.integers(0, 60), st.integers(1, 60))
-def test_wilson_is_scipys(successes: int, n: int) -> None:
+def test_the_exact_interval_is_scipys(successes: int, n: int) -> None:
     if successes > n:
         return
-    interval = stats.binomtest(successes, n).proportion_ci(method="wilson")
-    assert m.wilson(successes / n, n) == pytest.approx((interval.low, interval.high), abs=1e-9)
+    interval = stats.binomtest(successes, n).proportion_ci(method="exact")
+    assert m.clopper_pearson(successes / n, n) == pytest.approx((interval.low, interval.high), abs=1e-9)
 
 
 @pytest.mark.parametrize(("share", "n"), [(0.5, 0), (-0.1, 5), (1.1, 5)])
-def test_wilson_refuses_nonsense(share: float, n: int) -> None:
-    with pytest.raises(ValueError, match="Wilson"):
-        m.wilson(share, n)
+def test_the_exact_interval_refuses_nonsense(share: float, n: int) -> None:
+    with pytest.raises(ValueError, match="Clopper and Pearson"):
+        m.clopper_pearson(share, n)
 
 
 @given(st.integers(1, 7).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n), st.integers(1, n))))
@@ -175,17 +179,86 @@ def test_saving_is_of_means_not_a_mean_of_savings() -> None:
     assert estimate.value == pytest.approx(0.5)
 
 
+def test_saving_of_two_problems_by_hand() -> None:
+    # Without either problem the ratio is that of the other: log 0.5 and log 0.8, so the error is half their distance,
+    # around log(60/90), with the t of one degree of freedom.
+    estimate = m.saving([[20], [40]], [[40], [50]])
+    assert estimate is not None
+    half = 12.7062 * math.log(0.8 / 0.5) / 2
+    assert estimate.value == pytest.approx(1 / 3)
+    assert (estimate.low, estimate.high) == pytest.approx(
+        (1 - 2 / 3 * math.exp(half), 1 - 2 / 3 * math.exp(-half)), rel=1e-4
+    )
+
+
+def test_saving_of_five_problems_by_hand() -> None:
+    # A jackknife written out, with Satterthwaite's degrees of freedom from the unbiased kurtosis.
+    ours, base = np.array([50.0, 70, 30, 90, 400]), np.array([100.0, 90, 80, 110, 900])
+    logs = np.array([math.log(np.delete(ours, i).sum() / np.delete(base, i).sum()) for i in range(5)])
+    error = math.sqrt(4 / 5 * ((logs - logs.mean()) ** 2).sum())
+    excess = float(stats.kurtosis(logs, bias=False))
+    assert excess > 0.5, "one long problem decides"
+    half = stats.t.ppf(0.975, 2 * 5 / (2 + excess)) * error
+    estimate = m.saving(ours[:, None].tolist(), base[:, None].tolist())
+    assert estimate is not None
+    ratio = 640 / 1280
+    assert (estimate.value, estimate.low, estimate.high) == pytest.approx(
+        (0.5, 1 - ratio * math.exp(half), 1 - ratio * math.exp(-half))
+    )
+    strict = m.saving(ours[:, None].tolist(), base[:, None].tolist(), 0.99)
+    assert strict is not None
+    assert strict.low is not None
+    assert estimate.low is not None
+    assert strict.low < estimate.low
+
+
+def test_samples_of_a_problem_are_left_out_together() -> None:
+    generator = np.random.default_rng(5)
+    base, ours = generator.lognormal(5, 1, (30, 1)), generator.lognormal(4.5, 1, (30, 1))
+    repeated = m.saving(np.repeat(ours, 8, axis=1).tolist(), np.repeat(base, 8, axis=1).tolist())
+    assert repeated == m.saving(ours.tolist(), base.tolist()), "copies of a sample make nothing surer"
+
+
 def test_saving_at_the_edges() -> None:
     assert m.saving([], []) is None
     assert m.saving([[3]], [[0]]) is None
     assert m.saving([[3]], [[4]]) == m.Estimate(0.25, None, None)
-    assert m.saving([[3], [6], [9]], [[4], [8], [12]]) == m.Estimate(0.25, 0.25, 0.25)
     sparse = m.saving([[1], [0], [2]], [[0], [0], [4]])
     assert sparse is not None
     assert sparse.low is not None
     assert math.isfinite(sparse.low)
     with pytest.raises(ValueError, match="same problems"):
         m.saving([[1]], [[1], [2]])
+
+
+@pytest.mark.parametrize("n", [2, 5, 40, 400])
+def test_a_share_that_is_always_the_same_is_no_proof(n: int) -> None:
+    base = [[float(4 * (place + 1))] for place in range(n)]
+    same = m.saving(base, base)
+    assert same is not None
+    assert same.low is not None
+    assert same.high is not None
+    assert same.low < 0 < same.high, "n problems without a difference do not prove that there is none"
+    assert same.high - same.low == pytest.approx(2 * 3.9 / n, rel=0.05) or n < 40
+    quarter = m.saving([[0.75 * tokens] for [tokens] in base], base)
+    assert quarter is not None
+    assert quarter.low is not None
+    assert quarter.value == pytest.approx(0.25)
+    assert (quarter.low > 0) == (n >= 40)
+    nothing = m.saving([[0.0]] * n, base)
+    assert nothing is not None
+    assert nothing.low is not None
+    assert (nothing.value, nothing.high) == (1.0, 1.0)
+    assert (nothing.low > 0) == (n >= 40)
+
+
+def test_one_problem_that_differs_is_no_clear_saving() -> None:
+    base = [[500.0]] * 99 + [[60_000.0]]
+    estimate = m.saving([[500.0]] * 99 + [[300.0]], base)
+    assert estimate is not None
+    assert estimate.low is not None
+    assert estimate.value > 0.5
+    assert estimate.low < 0
 
 
 def test_pairing_makes_the_saving_sharper() -> None:
@@ -219,8 +292,19 @@ def test_accuracy_difference_by_hand() -> None:
         m.accuracy_difference([[1]], [])
 
 
+def test_accuracy_difference_of_several_samples_by_hand() -> None:
+    # 10 problems gain 1/2, 10 lose 1/2, 20 gain 1, 40 stay: Student's t over the 80 differences.
+    method = [[1, 1]] * 10 + [[0, 1]] * 10 + [[1, 1]] * 20 + [[1, 0]] * 40
+    baseline = [[1, 0]] * 10 + [[1, 1]] * 10 + [[0, 0]] * 20 + [[0, 1]] * 40
+    differences = [0.5] * 10 + [-0.5] * 10 + [1] * 20 + [0] * 40
+    estimate = m.accuracy_difference(method, baseline)
+    assert estimate is not None
+    half = 1.99045 * np.std(differences, ddof=1) / math.sqrt(80)
+    assert (estimate.value, estimate.low, estimate.high) == pytest.approx((0.25, 0.25 - half, 0.25 + half), abs=1e-4)
+
+
 def test_few_differing_problems_are_no_proof() -> None:
-    # One problem of 60 gained: the resamples would never show a loss, though one is quite possible.
+    # One problem of 60 gained: a loss was never seen, though one is quite possible.
     estimate = m.accuracy_difference([[1]] * 60, [[0]] + [[1]] * 59)
     assert estimate is not None
     assert estimate.value == pytest.approx(1 / 60)
@@ -277,7 +361,7 @@ def test_pareto_front_is_what_is_best_at_some_cost(points: list[tuple[int, int]]
 
 def test_measurement_and_reading_runs_do_not_load_a_model_library() -> None:
     script = (
-        "import sys, satisfice.measurement, satisfice.run_folder;"
+        "import sys, satisfice.measurement, satisfice.runs.run_folder;"
         "print([name for name in ('torch', 'transformers', 'matplotlib') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from satisfice.measurement import Summary, is_correct, summarise
+from satisfice.measurement import Summary, is_correct, statistics, summarise
 from satisfice.trace import Cost, Grade, Trace
 
 SAMPLING = {"temperature": 0.6, "top_p": 0.95, "top_k": 20, "min_p": 0.0, "max_tokens": 100}
@@ -30,7 +30,6 @@ def a_trace(
     sample: int = 0,
     extracted: str | None = "x",
     finished: bool = True,
-    error: str | None = None,
     seconds: float = 1.0,
     ids: list[int] | None = None,
 ) -> Trace:
@@ -45,7 +44,6 @@ def a_trace(
         finished=finished,
         cost=Cost(thinking_tokens=thinking, answer_tokens=answer, probe_tokens=probe, seconds=seconds),
         grade=Grade(correct=correct, extracted=extracted),
-        error=error,
     )
 
 
@@ -54,7 +52,7 @@ def test_a_small_run_by_hand() -> None:
         "plain": [a_trace("plain", "p1", True, 40, seconds=2.0), a_trace("plain", "p2", False, 90, finished=False)],
         "deer": [a_trace("deer", "p1", True, 20, probe=5), a_trace("deer", "p2", True, 30, probe=15)],
     }
-    summary = summarise(a_config(), traces)
+    summary = summarise(a_config(), traces, "retained")
     plain, deer = summary.rows
     assert (plain.number, plain.n, plain.samples, plain.traces, plain.expected_traces) == (1, 2, 1, 2, 2)
     assert (plain.accuracy, plain.truncated_share) == (0.5, 0.5)
@@ -73,7 +71,15 @@ def test_a_small_run_by_hand() -> None:
     assert deer.thinking_tokens_wrong is None
     assert (plain.token_saving, plain.accuracy_difference, plain.aes, plain.mcnemar_p) == (None,) * 4
     assert (plain.pass_at_k, plain.maj_at_k) == (None, None)
-    assert summary.notes == []
+    assert (deer.only_method_cut, deer.only_baseline_cut, deer.both_cut, deer.uncut_pairs) == (0, 1, 0, 1)
+    assert (deer.paired_truncated_share, deer.paired_baseline_truncated_share) == (0.0, 0.5)
+    assert deer.uncut_difference == 0.0, "the gain is the pair that was cut off"
+    [limit, beside] = summary.notes
+    assert limit == (
+        "The baseline plain was cut off by the token limit of 100 in 50.0 % of its responses, which count as wrong: "
+        "the limit, not the method, may decide this comparison. Raise --max-tokens until it is less than 0.5 %."
+    )
+    assert beside.startswith("Counted are retained tokens, as asked: the probe, branch or outline tokens")
     assert (summary.cap, summary.baseline, summary.problems_n) == (100, "plain", 2)
 
 
@@ -89,6 +95,29 @@ def test_the_convention_decides_what_is_saved() -> None:
     assert saving == pytest.approx({"thinking": 0.5, "retained": 0.4, "total": 1 - 65 / 50})
     with pytest.raises(ValueError, match="no counting convention 'words'"):
         summarise(a_config(), traces, "words")
+    for margin in (0.0, -0.01, 1.0, 5.0):
+        with pytest.raises(ValueError, match="margin"):
+            summarise(a_config(), traces, margin=margin)
+
+
+def test_all_tokens_count_where_any_method_spends_some_beside_its_response() -> None:
+    traces = {
+        "plain": [a_trace("plain", "p1", True, 40)],
+        "vote": [a_trace("vote", "p1", True, 30)],
+        "short": [a_trace("short", "p1", True, 20)],
+    }
+    config = a_config(1, 1, ("plain", "vote", "short"))
+    assert summarise(config, traces).convention == "thinking"
+    assert [row.cost for row in summarise(config, traces).rows] == [40, 30, 20]
+    for kind in ("probe_tokens", "branch_tokens", "outline_tokens"):
+        vote = traces["vote"][0]
+        costly = {**traces, "vote": [vote.model_copy(update={"cost": vote.cost.model_copy(update={kind: 150})})]}
+        summary = summarise(config, costly)
+        assert (summary.convention, {row.convention for row in summary.rows}) == ("total", {"total"})
+        assert [row.cost for row in summary.rows] == [50, 190, 30]
+        assert summary.row("vote").token_saving == pytest.approx(1 - 190 / 50)
+        assert summary.row("short").token_saving == pytest.approx(1 - 30 / 50)
+        assert summary.row("vote").pareto is False
 
 
 def test_pass_and_majority_over_problems_with_all_samples() -> None:
@@ -112,7 +141,7 @@ def test_only_pairs_are_compared_and_the_rest_is_counted() -> None:
         "plain": [a_trace("plain", "p1", True, 40), a_trace("plain", "p2", False, 60), a_trace("plain", "p3", True, 9)],
         "deer": [a_trace("deer", "p2", True, 20), a_trace("deer", "p4", False, 500)],
     }
-    summary = summarise(a_config(4), traces)
+    summary = summarise(a_config(4), traces, "retained")
     deer = summary.rows[1]
     assert (deer.paired_problems, deer.paired_traces, deer.unpaired, deer.unpaired_baseline) == (1, 1, 1, 2)
     assert (deer.paired_accuracy, deer.paired_baseline_accuracy) == (1.0, 0.0)
@@ -131,7 +160,7 @@ def test_samples_are_paired_by_index() -> None:
         "plain": [a_trace("plain", "p1", True, 40, sample=0), a_trace("plain", "p1", True, 60, sample=1)],
         "deer": [a_trace("deer", "p1", True, 20, sample=1)],
     }
-    deer = summarise(a_config(1, 2), traces).rows[1]
+    deer = summarise(a_config(1, 2), traces, "retained").rows[1]
     assert (deer.paired_traces, deer.unpaired_baseline) == (1, 1)
     assert deer.token_saving == pytest.approx(1 - 30 / 70)
     assert deer.mcnemar_p == 1.0
@@ -140,23 +169,89 @@ def test_samples_are_paired_by_index() -> None:
     assert deer.mcnemar_p is None, "samples of one problem are not independent trials"
 
 
-def test_truncated_and_failed_traces_are_wrong_whatever_the_grade() -> None:
+def test_truncated_traces_are_wrong_whatever_the_grade() -> None:
     truncated = a_trace("plain", "p1", True, 100, finished=False)
-    failed = a_trace("plain", "p2", True, 0, error="the server went away")
     assert not is_correct(truncated)
-    assert not is_correct(failed)
-    summary = summarise(a_config(2, 1, ("plain",)), {"plain": [truncated, failed]})
-    [row] = summary.rows
-    assert (row.accuracy, row.truncated_share, row.error_share) == (0.0, 0.5, 0.5)
-    assert row.thinking_tokens == 50.0
-    assert summary.notes == ["plain failed on 1 of 2 traces; they count as wrong."]
+    [row] = summarise(a_config(1, 1, ("plain",)), {"plain": [truncated]}).rows
+    assert (row.accuracy, row.truncated_share, row.thinking_tokens) == (0.0, 1.0, 100.0)
+
+
+def test_failures_are_left_out_of_everything_and_counted() -> None:
+    whole = {
+        "plain": [a_trace("plain", f"p{i}", i % 3 > 0, 40 + i, finished=i % 5 > 0) for i in range(40)],
+        "deer": [a_trace("deer", f"p{i}", i % 4 > 0, 41 + i) for i in range(40)],
+    }
+    half = {"plain": whole["plain"], "deer": whole["deer"][::2]}
+    row = summarise(a_config(40), half, failed={"deer": 20}).rows[1]
+    alone = summarise(a_config(40), half).rows[1]
+    assert (row.failed, row.error_share, row.traces, row.paired_traces) == (20, 0.5, 20, 20)
+    same = row.model_copy(update={"failed": 0, "error_share": 0.0})
+    assert same == alone, "as if the failed ones had never been tried"
+    assert row.token_saving is not None
+    assert row.token_saving < 0.01
+    notes = summarise(a_config(40), half, failed={"deer": 20}).notes
+    assert any(note.startswith("deer failed in 20 of 40 responses. They are left out") for note in notes)
+    assert not any("is not finished" in note for note in notes)
+    nothing = summarise(a_config(40), {"plain": [], "deer": []}, failed={"plain": 40, "deer": 40})
+    assert [(row.n, row.failed, row.accuracy, row.cost) for row in nothing.rows] == [(0, 40, None, None)] * 2
+
+
+def test_a_method_that_fails_half_the_time_saves_nothing() -> None:
+    same = {
+        "plain": [a_trace("plain", f"p{i}", True, 90) for i in range(40)],
+        "deer": [a_trace("deer", f"p{i}", True, 90) for i in range(0, 40, 2)],
+    }
+    row = summarise(a_config(40), same, failed={"deer": 20}).rows[1]
+    assert (row.token_saving, row.accuracy_difference, row.truncated_share) == (0.0, 0.0, 0.0)
+    assert row.token_saving_low is not None
+    assert row.token_saving_low < 0
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"finished": False}, "Every response of plain was cut off by the token limit of 100"),
+        ({"grade": Grade(correct=False)}, "No response of plain is right"),
+        ({"stop": "token limit"}, "plain never closed its thinking in 100 % of its responses: raise --max-tokens"),
+        ({"stop": "end of text"}, "plain never closed its thinking in 100 % of its responses"),
+    ],
+)
+def test_a_run_that_measures_nothing_says_so_and_what_to_try(change: dict[str, object], words: str) -> None:
+    fine = [a_trace("plain", f"p{i}", True, 40) for i in range(8)]
+    assert summarise(a_config(8, 1, ("plain",)), {"plain": fine}).notes == []
+    bad = [trace.model_copy(update=change) for trace in fine]
+    [note] = summarise(a_config(8, 1, ("plain",)), {"plain": bad}).notes
+    assert words in note
+    assert "--" in note
+
+
+def test_a_baseline_that_is_seldom_cut_needs_no_warning() -> None:
+    for cut, warned in ((1, False), (2, False), (3, True)):
+        traces = [a_trace("plain", f"p{i}", True, 40, finished=i >= cut) for i in range(200)]
+        notes = summarise(a_config(200, 1, ("plain",)), {"plain": traces}).notes
+        assert any("the limit, not the method" in note for note in notes) == warned
+
+
+def test_many_methods_have_wider_intervals_for_sentences() -> None:
+    methods = ("plain", "a", "b", "c")
+    traces = {m: [a_trace(m, f"p{i}", (i * len(m)) % 7 > 2, 30 + (i * 7) % 11) for i in range(60)] for m in methods}
+    one = summarise(a_config(60, 1, methods[:2]), {m: traces[m] for m in methods[:2]})
+    assert one.joint_confidence == pytest.approx(0.95)
+    assert one.rows[1].token_saving_joint_low == one.rows[1].token_saving_low
+    three = summarise(a_config(60, 1, methods), traces)
+    assert three.joint_confidence == pytest.approx(1 - 0.05 / 3)
+    assert three.rows[1].token_saving_low == one.rows[1].token_saving_low
+    estimate = statistics.accuracy_difference(
+        [[is_correct(trace)] for trace in traces["a"]], [[is_correct(trace)] for trace in traces["plain"]], 1 - 0.05 / 3
+    )
+    assert estimate is not None
+    assert three.rows[1].accuracy_difference_joint_low == estimate.low
 
 
 def test_ungraded_traces_are_refused() -> None:
     ungraded = Trace(method="plain", problem_id="p1")
     with pytest.raises(ValueError, match="'plain' on problem 'p1', sample 0 has no grade"):
         summarise(a_config(1, 1, ("plain",)), {"plain": [ungraded]})
-    assert not is_correct(ungraded.model_copy(update={"error": "failed before grading"}))
     with pytest.raises(ValueError, match="'dts', which the configuration does not list"):
         summarise(a_config(), {"dts": []})
 

@@ -101,7 +101,7 @@ def test_not_equal_by_algebra(answer, gold):
     assert not correct(answer, gold)
 
 
-@pytest.mark.parametrize("answer", ["", "I do not know", r"\boxed{}", r"\boxed{5} or \boxed{7", "x + 1"])
+@pytest.mark.parametrize("answer", ["", "I do not know", r"\boxed{}", r"\boxed{5} or \boxed{7", "x marks it"])
 def test_no_answer_is_wrong_and_says_so(answer):
     grade = grade_answer("math", answer, "x + 1")
     assert (grade.correct, grade.extracted, grade.note) == (False, None, "no answer found")
@@ -165,5 +165,17 @@ def test_unknown_graders_are_refused_with_the_known_ones(grader):
 
 @pytest.mark.parametrize("grader", ["numeric:x", "numeric:-1", "numeric:1", "numeric:nan"])
 def test_impossible_tolerances_are_refused(grader):
-    with pytest.raises(GraderError, match="tolerance"):
+    with pytest.raises(GraderError, match=r"the tolerance of grader .* it must be .*at least 0 and below 1"):
         check_grader(grader)
+
+
+@pytest.mark.parametrize("grader", ["choice:1", "choice:27", "choice:2.5", "choice:x", "choice:-3"])
+def test_impossible_numbers_of_options_are_refused(grader):
+    with pytest.raises(GraderError, match=r"the number of options of grader .* it must be .*within 2\.\.26"):
+        check_grader(grader)
+
+
+@pytest.mark.parametrize(("grader", "answer", "gold"), [("choice:4.0", "(B)", "B"), ("numeric:1e-2", "100.5", "100")])
+def test_what_is_taken_as_a_parameter_is_graded_with(grader, answer, gold):
+    check_grader(grader)
+    assert grade_answer(grader, answer, gold).correct

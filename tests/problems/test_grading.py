@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import closing
 
 import psutil
 import pytest
@@ -38,12 +39,18 @@ def misbehaving(monkeypatch):
     monkeypatch.setattr(worker, "COMMAND", (sys.executable, "-c", MISBEHAVING))
 
 
-async def grade(pool, answer, gold=r"\frac{1}{2}", **more):
+# One half, in a form that only algebra finds equal to 0.5.
+HALF = r"\sqrt{\frac{1}{4}}"
+
+
+async def grade(pool, answer, gold=HALF, **more):
     return await pool.grade(**{"grader": "math", "answer": answer, "gold": gold, "finished": True} | more)
 
 
 def children():
-    return [child for child in psutil.Process().children(recursive=True) if child.status() != psutil.STATUS_ZOMBIE]
+    # Other tests of the process may have left children of their own, as multiprocessing's tracker of resources is.
+    living = [child for child in psutil.Process().children(recursive=True) if child.status() != psutil.STATUS_ZOMBIE]
+    return [child for child in living if "satisfice.problems.worker_main" in child.cmdline()]
 
 
 async def test_grades_with_and_without_algebra():
@@ -51,7 +58,7 @@ async def test_grades_with_and_without_algebra():
         right = await grade(pool, r"\boxed{0.5}")
         wrong = await grade(pool, r"\boxed{0.6}")
         plain = await grade(pool, r"\boxed{1,000}", "1000")
-    assert (right.correct, right.extracted, right.expected, right.grader) == (True, "0.5", r"\frac{1}{2}", "math")
+    assert (right.correct, right.extracted, right.expected, right.grader) == (True, "0.5", HALF, "math")
     assert (wrong.correct, wrong.note) == (False, "")
     assert plain.correct
 
@@ -189,7 +196,7 @@ async def test_a_main_script_that_imports_much_is_not_run_again(tmp_path):
         "from satisfice.problems import GraderPool\n"
         "print('once')\n"
         "with GraderPool(workers=1) as pool:\n"
-        "    asyncio.run(pool.grade(grader='math', answer=r'\\boxed{x}', gold='y', finished=True))\n"
+        "    asyncio.run(pool.grade(grader='math', answer=r'\\boxed{x+1}', gold='y+1', finished=True))\n"
     )
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("once\n", "")
@@ -217,7 +224,7 @@ def test_workers_end_when_their_parent_is_killed(tmp_path):
         "import asyncio, os, signal, psutil\n"
         "from satisfice.problems import GraderPool\n"
         "pool = GraderPool(workers=1)\n"
-        "asyncio.run(pool.grade(grader='math', answer=r'\\boxed{x}', gold='y', finished=True))\n"
+        "asyncio.run(pool.grade(grader='math', answer=r'\\boxed{x+1}', gold='y+1', finished=True))\n"
         "print(psutil.Process().children()[0].pid, flush=True)\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
@@ -247,3 +254,78 @@ async def test_a_worker_that_cannot_start_says_how_to_find_out_why(monkeypatch):
 def test_a_pool_without_workers_or_time_is_refused(arguments):
     with pytest.raises(ValueError, match="needs a worker and some time"):
         GraderPool(**arguments)
+
+
+async def test_a_worker_that_died_while_it_was_idle_costs_no_grade():
+    with GraderPool(workers=1) as pool:
+        await grade(pool, r"\boxed{0.5}")
+        for _ in range(3):
+            (idle,) = children()
+            idle.kill()
+            # No pause: what asks next may or may not see the death before it writes.
+            for _ in range(2):
+                after = await grade(pool, r"\boxed{0.5}")
+                assert (after.correct, after.note) == (True, "")
+
+
+def test_a_worker_that_died_while_it_was_idle_prepares_again():
+    with closing(worker.Worker()) as one:
+        one.prepare("math")
+        one._process.kill()
+        one._prepared.clear()
+        one.prepare("math")
+        assert one.ask("judge", "math", "0.5", HALF, "", timeout=10) == [True, ""]
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+async def test_a_timer_that_fires_just_as_the_reply_arrives_costs_no_grade(monkeypatch, moment):
+    """The timer's function runs before the reply was seen, or after the timer was told to stop."""
+    late_threads = []
+
+    class LateTimer(threading.Timer):
+        def start(self):
+            if moment == "before":
+                # Fires when the reply is there, but nobody has read it yet.
+                self.interval = 1.5
+            super().start()
+
+        def cancel(self):
+            if moment == "before":
+                self.join()
+            else:
+                super().cancel()
+                late_threads.append(threading.Thread(target=self.function))
+                late_threads[-1].start()
+
+    with GraderPool(workers=1) as pool:
+        await grade(pool, r"\boxed{0.5}")
+        monkeypatch.setattr(worker.threading, "Timer", LateTimer)
+        grades = [await grade(pool, r"\boxed{0.5}") for _ in range(3)]
+        assert [(g.correct, g.note) for g in grades] == [(True, "")] * 3
+    for late in late_threads:
+        late.join()
+
+
+def test_a_process_that_is_killed_while_it_prepares_is_no_prepared_one(monkeypatch):
+    with closing(worker.Worker()) as one:
+        ask = one.ask
+
+        def ask_and_lose(function, *arguments, timeout):
+            reply = ask(function, *arguments, timeout=timeout)
+            monkeypatch.setattr(one, "ask", ask)
+            one.kill()
+            return reply
+
+        monkeypatch.setattr(one, "ask", ask_and_lose)
+        one.prepare("math")
+        # In a process that has not imported the algebra, importing it is refused as a side effect of the answer.
+        assert one.ask("judge", "math", "0.5", HALF, "", timeout=10) == [True, ""]
+
+
+@pytest.mark.usefixtures("misbehaving")
+async def test_an_answer_that_crashes_twice_is_the_cause():
+    with GraderPool(workers=1) as pool:
+        crashed = await grade(pool, r"\boxed{\exit}")
+        after = await grade(pool, r"\boxed{0.5}")
+    assert (crashed.correct, crashed.note) == (False, "grader crashed")
+    assert after.correct

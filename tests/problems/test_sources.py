@@ -171,7 +171,7 @@ def test_choices_become_lettered_options(jsonl):
     ]
     for problem in load_problems(jsonl(*records)).problems:
         assert problem.prompt == "Capital?\n\nA. Rome\nB. Paris"
-        assert (problem.answer, problem.grader) == ("B", "choice")
+        assert (problem.answer, problem.grader) == ("B", "choice:2")
         assert grade_answer(problem.grader, r"\boxed{\text{B}}", problem.answer).correct
 
 
@@ -215,7 +215,7 @@ def test_lab_splits():
         assert grade_answer(problem.grader, f"The answer is \\boxed{{{problem.answer}}}.", problem.answer).correct
 
 
-@pytest.mark.parametrize("split", ["train", "calibration", "test", "longer"])
+@pytest.mark.parametrize("split", ["train", "calibration", "certify", "test", "longer"])
 def test_a_lab_split_is_the_same_thousand_for_everybody(split):
     everything = load_problems(f"lab:{split}")
     assert len(everything.problems) == 1000
@@ -225,7 +225,7 @@ def test_a_lab_split_is_the_same_thousand_for_everybody(split):
 
 
 def test_lab_refusals():
-    assert "no split 'dev'; use one of train, calibration, test, longer" in refusal("lab:dev")
+    assert "no split 'dev'; use one of train, calibration, certify, test, longer" in refusal("lab:dev")
     assert "no split ''" in refusal("lab")
     assert "takes no split" in refusal("lab:test", split="test")
     assert "takes no columns" in refusal("lab:test", columns={"prompt": "q"})
@@ -236,7 +236,7 @@ def test_what_names_no_problems(tmp_path):
     assert "there is no file data/nowhere.json;" in refusal("data/nowhere.json")
     assert "there is no file a/b/c;" in refusal("a/b/c")
     for form in ("problems.jsonl", "lab:", "owner/name", "reasoning-gym:NAME"):
-        assert form in refusal("gsm8k")
+        assert form in refusal("no-suite")
     table = tmp_path / "set.csv"
     table.write_text("problem,answer\n")
     assert "is no JSONL file by its name" in refusal(str(table))
@@ -298,10 +298,164 @@ def test_a_data_set_without_the_usual_columns_says_which_it_has(tmp_path):
 
 def test_the_hub_needs_its_extra(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "datasets", None)
-    assert refusal("gsm/main") == "gsm/main needs the datasets library: pip install 'satisfice[hub]'"
+    assert (
+        refusal("gsm/main") == "gsm/main needs the datasets library: in a clone of satisfice, pip install -e '.[hub]'"
+    )
 
 
 def test_reasoning_gym_needs_its_extra(monkeypatch):
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "reasoning_gym" else found(name))
-    assert refusal("reasoning-gym:chain_sum") == "reasoning-gym is not installed: pip install 'satisfice[gym]'"
+    assert (
+        refusal("reasoning-gym:chain_sum")
+        == "reasoning-gym is not installed: in a clone of satisfice, pip install -e '.[gym]'"
+    )
+
+
+@pytest.mark.parametrize(
+    ("choices", "answer", "letter"),
+    [
+        (["0", "1", "2", "3"], 1, "B"),  # index and text name the same option
+        (["0", "1", "2"], "2", "C"),
+        ([2, 0, 1], 0, "refused"),
+        (["B", "A", "D", "C"], "B", "refused"),
+        (["A", "B"], "A", "A"),
+        (["x", "b"], "b", "B"),
+    ],
+)
+def test_options_that_are_digits_or_letters_themselves(jsonl, choices, answer, letter):
+    path = jsonl({"problem": "?", "choices": choices, "answer": answer})
+    if letter == "refused":
+        assert "say which with --answer-is letter, text or index" in refusal(path)
+    else:
+        assert load_problems(path).problems[0].answer == letter
+
+
+@pytest.mark.parametrize(("answer_is", "letter"), [("letter", "B"), ("text", "A")])
+def test_what_the_answer_is_can_be_said(jsonl, answer_is, letter):
+    path = jsonl({"problem": "?", "choices": ["B", "A", "D"], "answer": "B"})
+    assert load_problems(path, answer_is=answer_is).problems[0].answer == letter
+    assert "not the index of one option" in refusal(path, answer_is="index")
+    assert "answer_is is one of auto, letter, text, index, not 'place'" in refusal(path, answer_is="place")
+
+
+def test_options_with_labels(jsonl):
+    arc = {"question": "?", "choices": {"text": ["sun", "moon"], "label": ["1", "2"]}, "answerKey": "2"}
+    listed = {"question": "!", "choices": [{"text": "sun", "label": "C"}, {"text": "B", "label": "B"}], "answer": "C"}
+    first, second = load_problems(jsonl(arc, listed)).problems
+    assert (first.prompt, first.answer, first.grader) == ("?\n\nA. sun\nB. moon", "B", "choice:2")
+    assert second.answer == "A"
+    arc["choices"]["label"] = ["1"]
+    assert "one label for each text" in refusal(jsonl(arc))
+    arc["choices"]["label"] = ["2", "2"]
+    assert "two choices have the same label" in refusal(jsonl(arc))
+
+
+@pytest.mark.parametrize("gold", ["notfound", "Proof", r"\text{proof}", "N/A", "not found."])
+def test_a_gold_answer_that_is_none_is_refused_unless_it_is_kept(jsonl, gold):
+    path = jsonl({"problem": "1?", "answer": "1"}, {"problem": "2?", "answer": gold})
+    assert "line 2: answer" in refusal(path)
+    assert "keep it with --any-gold" in refusal(path)
+    assert len(load_problems(path, skip_bad=True).problems) == 1
+    assert load_problems(path, any_gold=True).problems[1].answer == gold
+
+
+def test_words_that_may_be_answers_are_kept(jsonl):
+    assert load_problems(jsonl({"problem": "?", "answer": r"\text{none}"})).problems[0].answer == r"\text{none}"
+
+
+def test_other_field_names_are_said_once_with_the_option_to_copy(jsonl):
+    message = refusal(jsonl(*({"text": f"{n}?", "label": n} for n in range(20))))
+    assert "none of its 20 lines has a field problem or question or prompt; its fields are text, label" in message
+    assert message.endswith("say which one is the prompt, for example --column prompt=text")
+    assert "\n" not in message
+    message = refusal(jsonl(*({"question": f"{n}?", "label": n} for n in range(3))))
+    assert message.endswith("say which one is the answer, for example --column answer=label")
+
+
+def test_a_file_without_gold_answers_is_not_told_to_take_its_questions_for_them(jsonl):
+    message = refusal(jsonl(*({"id": n, "question": f"{n}?"} for n in range(4))))
+    assert message.endswith(
+        "none of these is left to be the answer, and every problem needs a gold answer to be graded by"
+    )
+    message = refusal(jsonl({"answer": "1", "source": "here"}))
+    assert message.endswith("none of these is left to be the prompt, and every problem needs a question")
+
+
+def test_a_file_of_another_kind_is_told_how_it_can_be_read(tmp_path):
+    pytest.importorskip("datasets")
+    table = tmp_path / "own" / "sums.csv"
+    table.parent.mkdir()
+    table.write_text("problem,answer\n2+2?,4\n")
+    assert "put sums.csv into a directory of its own and give that, with --split train" in refusal(str(table))
+    assert load_problems(str(table.parent), split="train").problems[0].answer == "4"
+    (tmp_path / "notes.txt").write_text("x")
+    assert "directory of its own" not in refusal(str(tmp_path / "notes.txt"))
+
+
+def test_a_missing_field_in_some_lines_is_said_once_for_all(jsonl):
+    records = [{"problem": "?", "answer": 1}, *({"problem": f"{n}?", "level": n} for n in range(9)), "{"]
+    message = refusal(jsonl(*records))
+    assert "10 bad lines (correct them, or leave them out with --skip-bad" in message
+    assert message.count("no field answer") == 1
+    assert "line 2: no field answer or solution or gold; its fields are problem, level" in message
+    assert "(and 8 more lines)" in message
+    assert "line 11: not JSON" in message
+
+
+def test_a_grader_in_a_line_is_read_or_refused(jsonl):
+    path = jsonl({"problem": "?", "answer": "Paris", "grader": "exact"}, {"problem": "!", "answer": 2})
+    assert [problem.grader for problem in load_problems(path).problems] == ["exact", "math"]
+    assert [problem.grader for problem in load_problems(path, grader="numeric").problems] == ["numeric"] * 2
+    assert "no grader 'maths'" in refusal(jsonl({"problem": "?", "answer": 1, "grader": "maths"}))
+    assert "grader must be text, it is a number" in refusal(jsonl({"problem": "?", "answer": 1, "grader": 7}))
+    choices = {"problem": "?", "choices": ["x", "y"], "answer": "A"}
+    assert load_problems(jsonl(choices | {"grader": "choice"})).problems[0].grader == "choice:2"
+    assert "does not fit a problem with choices" in refusal(jsonl(choices | {"grader": "math"}))
+    named = load_problems(jsonl({"problem": "?", "answer": "x", "how": "exact"}), columns={"grader": "how"})
+    assert named.problems[0].grader == "exact"
+
+
+def test_questions_that_stand_there_again_are_said(jsonl):
+    records = [{"problem": "Same?", "answer": 1}] * 3 + [{"problem": f"{n}?", "answer": n} for n in range(3)]
+    (note,) = load_problems(jsonl(*records)).notes
+    assert note.startswith("2 of 6 problems ask a question that was asked before")
+    assert "3 times ('Same?')" in note
+    assert load_problems(jsonl(*records[3:])).notes == ()
+
+
+def test_several_boxes_of_a_worked_solution_are_one_gold_answer(jsonl):
+    solution = r"The roots are $\boxed{2}$ and $\boxed{3}$."
+    assert load_problems(jsonl({"problem": "?", "solution": solution})).problems[0].answer == "2, 3"
+
+
+@pytest.mark.parametrize(
+    ("choices", "answer", "options", "gold"),
+    [
+        ({"A": "red", "B": "blue"}, "B", {}, "B"),
+        (["red", "blue", "green"], "(C)", {}, "C"),
+        (["red", "blue", "green"], "C.", {}, "C"),
+        (["red ", "blue"], "red", {}, "A"),
+        ([0.5, 1.5], 1.5, {}, "B"),
+        (["red", "blue"], 1.0, {}, "B"),
+        (["red", "blue"], "1", {"answer_is": "index"}, "B"),
+    ],
+)
+def test_forms_of_options_and_of_the_right_one(tmp_path, choices, answer, options, gold):
+    path = tmp_path / "quiz.jsonl"
+    path.write_text(json.dumps({"question": "Which?", "choices": choices, "answer": answer}))
+    assert load_problems(str(path), **options).problems[0].answer == gold
+
+
+def test_prompts_without_gold_answers_are_taken_where_nobody_needs_one(tmp_path):
+    path = tmp_path / "prompts.jsonl"
+    path.write_text(
+        '{"question": "What is 1 + 1?"}\n{"question": "Which?", "choices": ["red", "blue"]}\n'
+        '{"question": "What is 2 + 2?", "answer": "4"}\n{"question": "And?", "answer": null}\n'
+    )
+    found = load_problems(str(path), without_gold=True).problems
+    assert [problem.answer for problem in found] == ["", "", "4", ""]
+    assert [problem.grader for problem in found] == ["math", "choice:2", "math", "math"]
+    assert found[1].prompt.endswith("A. red\nB. blue")
+    with pytest.raises(ProblemsError, match="has 3 bad lines"):
+        load_problems(str(path))

@@ -256,8 +256,8 @@ def test_token_advantages_end_with_their_response(name):
         assert per_token is None
         return
     assert per_token.shape == (*rollouts.lengths.shape, int(rollouts.lengths.max()))
-    behind = torch.arange(per_token.shape[-1]) >= rollouts.lengths[..., None]
-    assert not bool(per_token[behind].any())
+    after = torch.arange(per_token.shape[-1]) >= rollouts.lengths[..., None]
+    assert not bool(per_token[after].any())
     assert bool(per_token.any())
 
 

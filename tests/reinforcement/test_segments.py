@@ -262,7 +262,7 @@ def test_paragraphs_of_the_lab():
         ("<think>\n\nSo 36.\n\nWait</think>", ["<think>\n\nSo 36.\n\n", "Wait</think>"]),
         ("So 36.\n\n\n\n\nWait\n\n\n</think>", ["So 36.\n\n\n\n\n", "Wait\n\n\n</think>"]),
         ("So 36.\n \nWait</think>", ["So 36.\n \n", "Wait</think>"]),
-        # cut off by the token limit: inside a step, and just behind one
+        # cut off by the token limit: inside a step, and just after one
         ("So 36.\n\nWait, let me check", ["So 36.\n\n", "Wait, let me check"]),
         ("So 36.\n\nWait\n\n", ["So 36.\n\n", "Wait\n\n"]),
         # nothing was thought
@@ -309,7 +309,7 @@ def prompt_and_engine(script, **options):
 
 
 def sure_after(probabilities):
-    """The gold answer 36 is as likely as the number of steps written so far says; the brace behind it is one half."""
+    """The gold answer 36 is as likely as the number of steps written so far says; the brace after it is one half."""
 
     def script(text):
         if text.endswith("36"):
@@ -355,9 +355,9 @@ async def test_a_thinking_that_the_response_opens_itself():
     assert "<think>" not in prompt.text
     ids = encode(tokenizer, "<think>\nSo 1.\n\n")
     await estimate_importance(engine, prompt, ids, [len(ids)], "36")
-    behind = "</think>\n\nThe answer is \\boxed{"
+    after = "</think>\n\nThe answer is \\boxed{"
     assert sorted({text.removeprefix(QUESTION) for text in asked if text.endswith("{")}) == sorted(
-        [f"<think>\n{behind}", f"<think>\nSo 1.\n\n{behind}"]
+        [f"<think>\n{after}", f"<think>\nSo 1.\n\n{after}"]
     )
 
 
@@ -380,7 +380,7 @@ async def test_all_places_are_scored_at_once():
     assert engine.most == 4
 
 
-async def test_steps_behind_which_the_context_is_full_have_no_importance():
+async def test_steps_after_which_the_context_is_full_have_no_importance():
     script = sure_after([0.2, 0.4, 0.8])
     prompt, engine = prompt_and_engine(script)
     ids = encode(engine.tokenizer, "So 1.\n\nSo 2.\n\n")
@@ -407,7 +407,7 @@ async def test_on_a_real_model(make_engine):
     ids = encode(engine.tokenizer, LAB)
     ends = split_steps(engine.tokenizer, ids, (0, ids.index(engine.thinking.close_ids(engine.tokenizer)[0]) + 1), TAGS)
     found = await estimate_importance(engine, prompt, ids, ends, "36")
-    # By hand: close thinking before and behind the first step, and multiply two probabilities.
+    # By hand: close thinking before and after the first step, and multiply two probabilities.
     cue = encode(engine.tokenizer, "</think>\n\nThe answer is \\boxed{36}")
     chances = []
     for end in (0, ends[0]):

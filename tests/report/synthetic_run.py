@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from satisfice.run_folder import RunFolder
+from satisfice.runs.run_folder import RunFolder
 from satisfice.trace import Cost, Event, Grade, Trace
 
 CAP = 640

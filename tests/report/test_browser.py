@@ -12,7 +12,7 @@ from synthetic_run import HOSTILE, write_run
 
 from satisfice.report import report
 from satisfice.report.text import visible
-from satisfice.run_folder import RunFolder
+from satisfice.runs.run_folder import RunFolder
 from satisfice.trace import Grade, Trace
 
 pytestmark = pytest.mark.browser
@@ -126,8 +126,8 @@ def test_sorting_by_a_click_on_a_heading(opened: Callable[..., Any], run: Path) 
     click("accuracy")
     assert direction("accuracy") == "ascending"
     # Numbers, not texts: 19 tokens come before 171; and the baseline, which saves nothing, is last both ways.
-    click("response tokens")
-    click("response tokens")
+    click("tokens in all")
+    click("tokens in all")
     assert order()[0] == 5
     for _ in range(2):
         click("saving")

@@ -3,7 +3,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from synthetic_run import METHODS, write_run
 
@@ -18,7 +18,7 @@ from satisfice.report.figures import (
     to_png,
     to_svg,
 )
-from satisfice.run_folder import Run, read_run
+from satisfice.runs.run_folder import Run, read_run
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,34 @@ def test_labels_of_many_points_do_not_overlap(runs: dict[int, Run], narrow: bool
     assert all(one.overlap(other) == 0 for place, one in enumerate(boxes) for other in boxes[:place])
 
 
+@pytest.mark.parametrize("narrow", [False, True])
+@pytest.mark.parametrize("spread", [0.0, 0.2, 3.0])
+def test_labels_of_points_on_one_place_do_not_overlap(runs: dict[int, Run], narrow: bool, spread: float) -> None:
+    summary = a_summary(runs[5])
+    base = summary.rows[1]
+    assert base.cost is not None
+    rows = [
+        base.model_copy(
+            update={"number": number, "method": f"m{number}", "cost": base.cost + spread * (number * 7 % 31)}
+        )
+        for number in range(1, 31)
+    ]
+    figure = accuracy_cost_figure(summary.model_copy(update={"rows": rows}), narrow=narrow)
+    labels = [text for text in figure.axes[0].texts if str(text.get_gid()).startswith("label-")]
+    extents = [text.get_window_extent() for text in labels]
+    boxes = [Box(box.x0, box.y0, box.x1, box.y1) for box in extents]
+    assert all(one.overlap(other) == 0 for place, one in enumerate(boxes) for other in boxes[:place])
+    named: list[int] = []
+    for label in labels:
+        for part in label.get_text().replace("\n", " ").split(","):
+            first, _, last = part.partition("–")
+            named += range(int(first), int(last or first) + 1)
+    assert sorted(named) == list(range(1, 31)), "every method has its number at a point"
+    assert len(labels) == 1 or spread
+
+
 @given(st.lists(st.tuples(st.integers(20, 380), st.integers(20, 280)), max_size=16))
+@settings(deadline=None)
 def test_labels_overlap_only_when_they_say_so(anchors: list[tuple[int, int]]) -> None:
     marks = [Box(x - 5, y - 5, x + 5, y + 5) for x, y in anchors]
     bounds = Box(0, 0, 400, 300)

@@ -16,8 +16,8 @@ from synthetic_run import HOSTILE, write_run
 from satisfice.measurement import Summary
 from satisfice.report import FORMATS, report
 from satisfice.report.text import visible
-from satisfice.run_folder import RunFolder, read_run
-from satisfice.trace import Event, Grade, StopReason, Trace
+from satisfice.runs.run_folder import RunFolder, read_run
+from satisfice.trace import Attempt, Cost, Event, Grade, StopReason, Trace
 
 
 class Page(HTMLParser):
@@ -226,6 +226,20 @@ def test_what_stands_in_a_trace_is_told(tmp_path: Path) -> None:
     assert (trace["grader"], trace["span"], trace["length"]) == ("numeric, truncated", [0, 1200], 1230)
 
 
+def test_what_failed_is_shown_and_counted(tmp_path: Path) -> None:
+    config = {"model": "lab", "problems": {"name": "six", "n": 6}, "methods": ["plain"], "samples": 1}
+    with RunFolder.create_or_open(tmp_path, config) as opened:
+        for number in range(60):
+            error = f"EngineFailed: <b>down</b> {number}"
+            attempt = Attempt(problem_id=f"p{number}", method="plain", error=error, cost=Cost(branch_tokens=1234))
+            opened.note_failure(attempt)
+    page = report(tmp_path).read_text()
+    assert "60 responses were tried and could not be had" in " ".join(page.split())
+    assert page.count('<p class="error">') == 50
+    assert "EngineFailed: &lt;b&gt;down&lt;/b&gt; 0<" in page
+    assert "spent 1,234 tokens" in page
+
+
 def test_every_stop_has_a_sentence(tmp_path: Path) -> None:
     sentences = {
         "marker": "The model closed its thinking after 0 tokens.",
@@ -233,7 +247,6 @@ def test_every_stop_has_a_sentence(tmp_path: Path) -> None:
         "end of text": "The model ended the whole response inside its thinking, after 0 tokens.",
         "token limit": "The token limit cut the thinking off after 0 tokens.",
         "not opened": "There was no thinking phase.",
-        "error": "The method failed after 0 tokens of thinking.",
     }
     assert set(sentences) == set(get_args(StopReason))
     config = {"model": "lab", "problems": {"name": "six", "n": 6}, "methods": ["plain"], "samples": 1}

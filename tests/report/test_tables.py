@@ -8,7 +8,7 @@ from synthetic_run import write_run
 from satisfice.measurement import Row, Summary, summarise
 from satisfice.report import markdown, to_csv
 from satisfice.report.tables import columns
-from satisfice.run_folder import read_run
+from satisfice.runs.run_folder import read_run
 
 
 def a_summary(folder: Path, **parameters: object) -> Summary:
@@ -54,3 +54,13 @@ def test_markdown_of_hostile_names_is_text(tmp_path: Path) -> None:
     assert len({line.count("|") for line in table}) == 1
     assert "\\<b\\>bad" in text
     assert "<b" not in text.replace("\\<b", "")
+
+
+@pytest.mark.parametrize("name", ["=1+1", "+cmd", "-2", "@sum(A1)", "\tx", "\rx"])
+def test_no_method_is_a_formula_in_a_csv(tmp_path: Path, name: str) -> None:
+    summary = a_summary(tmp_path / "run", problems=10, methods=3)
+    odd = summary.rows[1].model_copy(update={"method": name, "accuracy_difference": -0.25})
+    text = to_csv(summary.model_copy(update={"rows": [summary.rows[0], odd]}))
+    rows = list(csv.DictReader(io.StringIO(text, newline="")))
+    assert [row["method"] for row in rows] == ["plain", "'" + name.replace("\r", "␍")]
+    assert rows[1]["accuracy_difference"] == "-0.25", "numbers stay numbers"

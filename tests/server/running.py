@@ -81,8 +81,9 @@ def serving(engine, grace=30.0, **settings):
 class HeldEngine(ScriptedEngine):
     """Answers once `release` is called; until then it counts who waits and who was cancelled."""
 
-    def __init__(self, tokenizer):
-        super().__init__(tokenizer, follow(tokenizer, "<think>\nSo 45.\n\n</think>\n\nThe answer is \\boxed{45}."))
+    def __init__(self, tokenizer, **options):
+        text = "<think>\nSo 45.\n\n</think>\n\nThe answer is \\boxed{45}."
+        super().__init__(tokenizer, follow(tokenizer, text), **options)
         self.held = True
         self.failure = None
         self.waiting = 0

@@ -10,8 +10,7 @@ import pytest
 from server.running import serving
 
 from satisfice.engines.transformers import TransformersEngine
-from satisfice.intervention import parse_method
-from satisfice.lab import ALL_METHODS
+from satisfice.intervention import lab_spellings, parse_method
 from satisfice.lab.arithmetic import chains
 from satisfice.problems import Problem
 
@@ -21,8 +20,8 @@ CLIENTS = 64
 ROUNDS = 4
 MAX_TOKENS = 80
 METHODS = [
-    *(method for method in ALL_METHODS if method.partition(":")[0] in ("plain", "temperature-scaling", "no-wait")),
-    *(method for method in ALL_METHODS if method.partition(":")[0] in ("deer", "entrocut", "adaptive-think")),
+    *(method for method in lab_spellings() if method.partition(":")[0] in ("plain", "temperature-scaling", "no-wait")),
+    *(method for method in lab_spellings() if method.partition(":")[0] in ("deer", "entrocut", "adaptive-think")),
     "budget-forcing:ignore=1,max_thinking=60",
     "no-thinking",
     "self-consistency:k=3",

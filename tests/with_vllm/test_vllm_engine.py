@@ -14,11 +14,11 @@ import torch
 from satisfice.engines.base import Capability, EngineError, Generation, Sampling, Usage, require
 from satisfice.engines.transformers import TransformersEngine
 from satisfice.engines.vllm import CPU_BLOCK, VLLMEngine
-from satisfice.experiment import every_method
 from satisfice.intervention import parse_method
 from satisfice.intervention.controls import EndScaling, SuppressTokens
 from satisfice.intervention.method import together
 from satisfice.problems import load_problems
+from satisfice.runs.experiment import every_method
 from satisfice.thinking import decode
 
 pytest.importorskip("vllm")
@@ -182,7 +182,7 @@ async def test_every_method_writes_what_it_writes_on_the_transformers_engine(eng
 def test_a_tree_is_refused_before_the_first_token(engine):
     with pytest.raises(EngineError, match=r"^decoding-tree needs tree, which vllm does not offer$"):
         parse_method("decoding-tree").check(engine)
-    assert engine.capabilities == frozenset(Capability) - {Capability.TREE}
+    assert engine.capabilities == frozenset(Capability) - {Capability.TREE, Capability.DISTRIBUTIONS}
     require(engine, frozenset({Capability.CONTROL, Capability.ENTROPY, Capability.SCORE}), "anything else")
 
 
@@ -223,7 +223,7 @@ async def test_stop_texts_are_found_across_tokens(engine):
     assert {result.stop_tokens for result in results} >= {1, 3}
 
 
-async def test_a_stop_that_looks_ahead_brings_the_token_behind_it(engine):
+async def test_a_stop_that_looks_ahead_brings_the_token_after_it(engine):
     prompt = tokens(15)
     whole = (await engine.generate(prompt, SAMPLED)).ids
     pieces = [decode(engine.tokenizer, [token]) for token in whole]
@@ -298,7 +298,7 @@ async def test_scores_of_many_sequences_beside_generations(request, peer, where)
     for sequence, start, result in zip(sequences, starts, (one, two, three, four, five), strict=True):
         expected = distributions(peer.model, sequence)[start - 1 : -1]
         wanted = expected.gather(1, torch.tensor(sequence[start:])[:, None])[:, 0].tolist()
-        # Far behind what the model was trained on, the noise of float32 grows.
+        # Far beyond what the model was trained on, the noise of float32 grows.
         assert result.logprobs == numbers(wanted, abs=2e-3)
         assert result.entropies == numbers((-(expected.exp() * expected).sum(-1)).tolist(), abs=2e-3)
         assert (result.usage.generated, result.usage.prefilled + result.usage.cached) == (0, len(sequence) - 1)

@@ -107,7 +107,6 @@
     right: (trace) => trace.right,
     wrong: (trace) => !trace.right,
     truncated: (trace) => trace.truncated,
-    failed: (trace) => trace.error !== null,
     gained: (trace) => trace.right && baselineOf(trace)?.right === false,
     lost: (trace) => !trace.right && baselineOf(trace)?.right === true,
   };
@@ -115,7 +114,7 @@
   const contains = (trace, needle) => {
     if (!haystack.has(trace)) {
       const { id, prompt } = data.problems[trace.problem];
-      const parts = [id, prompt, trace.thinking.text, trace.answer.text, trace.extracted ?? "", trace.error ?? ""];
+      const parts = [id, prompt, trace.thinking.text, trace.answer.text, trace.extracted ?? ""];
       haystack.set(trace, parts.join("\n").toLowerCase());
     }
     return haystack.get(trace).includes(needle);
@@ -213,7 +212,6 @@
     if (!trace.right || trace.extracted !== trace.expected) verdict.append(", expected ", make("strong", "", trace.expected));
     if (trace.grader) verdict.append(make("small", "", ` (${trace.grader})`));
     view.append(verdict);
-    if (trace.error !== null) view.append(make("p", "error", trace.error));
 
     const [opened, closed] = trace.span;
     const whole = Math.max(1, trace.length, ...trace.events.map(([at]) => at));
@@ -264,7 +262,7 @@
       return element;
     };
     view.append(heading("thinking", thinking), textBlock("thinking", trace.thinking, marks.thinking, method.file));
-    view.append(make("p", trace.truncated || trace.error !== null ? "stop bad" : "stop", trace.stop));
+    view.append(make("p", trace.truncated ? "stop bad" : "stop", trace.stop));
     view.append(heading("answer", answer), textBlock("answer", trace.answer, marks.answer, method.file));
     if (trace.events.length) view.append(make("h4", "", "what the method did, by response tokens written"), events);
     view.append(make("p", "cost", `${trace.cost}; seed ${trace.seed}`));

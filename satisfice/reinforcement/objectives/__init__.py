@@ -1,0 +1,1 @@
+"""Objectives that put a price on length, one file an objective; their contract: `satisfice.reinforcement.objective`."""

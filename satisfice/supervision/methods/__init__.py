@@ -1,0 +1,1 @@
+"""Curations, one file each; how they are spelled: `satisfice.supervision`."""

@@ -1,0 +1,1 @@
+"""What binds to trainers: recipes, TRL, verl. Needs the train extra."""

@@ -1,0 +1,134 @@
+"""`diagnose`, `cost` and `regrade` as a user types them."""
+
+import json
+import re
+
+import pytest
+from report.synthetic_run import write_run
+
+from satisfice import cli
+
+SHAPE = ["--params", "0.752e9", "--layers", "28", "--heads", "16", "--kv-heads", "8", "--head-dim", "128"]
+
+
+@pytest.fixture
+def satisfice(capsys, monkeypatch):
+    """Runs a command in this process; its exit status and what it printed."""
+
+    def run(*arguments):
+        monkeypatch.setattr("sys.argv", ["satisfice", *map(str, arguments)])
+        try:
+            cli.main()
+            status = 0
+        except SystemExit as ended:
+            status = int(ended.code or 0)
+        told = capsys.readouterr()
+        return status, told.out, " ".join(told.err.split())
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def synthetic(tmp_path_factory):
+    return write_run(tmp_path_factory.mktemp("runs") / "synthetic", problems=60, methods=3)
+
+
+def test_a_run_is_diagnosed_without_its_model(satisfice, synthetic):
+    status, out, err = satisfice("diagnose", synthetic)
+    assert status == 0, err
+    assert "thinking after the answer settled" in out
+    assert "end marker" not in out  # only the model knows
+    assert (synthetic / "timeline.svg").read_text().count("<svg") == 1
+    found = json.loads((synthetic / "diagnosis.json").read_text())
+    assert (found["method"], found["traces"], found["source"], found["at_hand"]) == ("plain", 60, "read", None)
+    assert all(re.search(r"\d", each["because"]) for each in found["advice"])
+    assert any(each["kind"] == "first" and "640" in each["because"] for each in found["advice"])
+
+
+def test_another_method_and_one_problem_of_a_run(satisfice, synthetic):
+    status, out, _ = satisfice("diagnose", synthetic, "--method", "deer:tau=0.95", "--problem", "sums/0007", "--json")
+    assert (status, json.loads(out)["method"]) == (0, "deer:tau=0.95")
+    for options, said in (
+        (["--problem", "sums/9999"], "no trace of the problem 'sums/9999'"),
+        (["--method", "no-wait"], "has no method 'no-wait', but plain,"),
+    ):
+        status, _, err = satisfice("diagnose", synthetic, *options)
+        assert (status, said in err) == (2, True), err
+
+
+def test_a_model_is_asked_at_every_boundary(satisfice, tmp_path):
+    status, out, err = satisfice("diagnose", "lab", "--limit", "6", "--out", tmp_path / "run", "--json")
+    assert status == 0, err
+    found = json.loads(out)
+    assert (found["source"], found["courses"], found["known"]) == ("asked", 6, 1)
+    assert found["at_hand"]["n"] > 0
+    assert found["overthinking"]["value"] > 0.1
+    assert found["accuracy_after"][0]["n"] == 6
+    assert "entropy" in (tmp_path / "run" / "timeline.svg").read_text()
+    # The run that it made is an ordinary one, and the model can be asked later.
+    again = json.loads(satisfice("diagnose", tmp_path / "run", "--ask", "lab", "--json")[1])
+    assert again.pop("sure") == pytest.approx(found.pop("sure"), rel=1e-4)  # another batch rounds otherwise
+    assert [each["value"] for each in again.pop("answer_entropy")] == pytest.approx(
+        [each["value"] for each in found.pop("answer_entropy")], rel=1e-4
+    )
+    assert again == found
+    status, _, err = satisfice("diagnose", tmp_path / "run", "--ask", "lab-tldr")
+    assert (status, "another model" in err) == (2, True)
+    assert satisfice("diagnose", "lab", "--ask", "lab")[0] == 2
+
+
+def test_the_cost_of_one_response_is_the_papers(satisfice):
+    status, out, err = satisfice(
+        "cost", *SHAPE, "--prompt", "200", "--tokens", "16384", "--intensity", "562.5", "--json"
+    )
+    assert status == 0, err
+    dense = json.loads(out)["cost"]["dense"]
+    assert dense["flops"] / 1e12 == pytest.approx(56.2, abs=0.05)
+    assert dense["memory_eflops"] / 1e12 == pytest.approx(8870.0, abs=0.05)
+    only = json.loads(satisfice("cost", *SHAPE, "--tokens", "500", "--attention", "local:budget=64", "--json")[1])
+    assert list(only["cost"]) == ["local:budget=64"]
+
+
+def test_a_run_costs_what_its_lengths_say_and_a_budget_buys_a_policy(satisfice, synthetic, tmp_path):
+    picture = tmp_path / "front.png"
+    status, out, err = satisfice("cost", synthetic, *SHAPE, "--per-hour", "3", "--budget", "1e15", "--out", picture)
+    assert status == 0, err
+    assert "An oracle that knows the best policy" in " ".join(out.split())
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    data = json.loads(satisfice("cost", synthetic, *SHAPE, "--budget", "1", "--json")[1])
+    assert data["budget"]["best"] is None
+    rows = {row["method"]: row for row in data["rows"]}
+    assert rows["deer:tau=0.95"]["eflops_all"] > rows["deer:tau=0.95"]["eflops"]  # it probes
+    assert rows["plain"]["tokens_squared"] > rows["plain"]["tokens"] ** 2
+    limits = [point["cap"] for point in data["points"] if point["method"] == "deer:tau=0.95"]
+    assert limits == [None]  # at another limit it would have probed otherwise
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "name run folders, or describe a response"),
+        ([*SHAPE[:-2], "--tokens", "5"], "--head-dim is missing"),
+        ([*SHAPE, "--tokens", "5", "--attention", "sparse"], "no attention 'sparse'"),
+        ([*SHAPE, "--tokens", "5", "--attention", "local:block=4"], "'block=4' is no setting of local"),
+        ([*SHAPE, "--tokens", "5", "--accelerator", "abacus"], "no accelerator 'abacus'"),
+    ],
+)
+def test_what_cannot_be_priced_is_refused(satisfice, arguments, said):
+    status, _, err = satisfice("cost", *arguments)
+    assert (status, said in err) == (2, True), err
+
+
+def test_a_model_of_unknown_shape_is_refused_with_what_to_give(satisfice, synthetic):
+    status, _, err = satisfice("cost", synthetic)
+    assert (status, "give --params" in err) == (2, True), err
+
+
+def test_a_run_is_graded_again(satisfice, synthetic):
+    before = {file.name: file.read_bytes() for file in synthetic.glob("traces-*.jsonl")}
+    status, out, err = satisfice("regrade", synthetic, "--grader", "exact")
+    assert status == 0, err
+    assert "of 180 verdicts differ" in out
+    assert {file.name: file.read_bytes() for file in synthetic.glob("traces-*.jsonl")} == before
+    data = json.loads(satisfice("regrade", synthetic, "--grader", "numeric", "--against", "numeric", "--json")[1])
+    assert (data["changes"], data["file"]) == ([], None)
