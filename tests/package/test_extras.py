@@ -41,20 +41,30 @@ FOR: dict[str, list[str]] = {
 FOR_DEVELOPERS = {"test", "lint", "docs", "package"}
 
 ALONE = """
-import importlib, importlib.abc, sys
+import importlib, importlib.abc, importlib.machinery, importlib.util, sys, sysconfig
+from pathlib import Path
 
 hidden = set({hidden!r})
 
 class Hides(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in hidden:
+        if is_hidden(name):
             raise ModuleNotFoundError(f"No module named {{name!r}}: another extra brings it", name=name)
 
+def is_hidden(name):
+    top = name.partition(".")[0]
+    if top not in hidden:
+        return False
+    # Ray brings its own copies of some packages, in a directory of its own; those are there with Ray alone.
+    spec = importlib.machinery.PathFinder.find_spec(top)
+    where = [*(spec.submodule_search_locations or []), spec.origin] if spec else []
+    return not where or where[0] is None or Path(where[0]).parent in installed
+
+installed = {{Path(sysconfig.get_path(each)) for each in ("purelib", "platlib")}}
 sys.meta_path.insert(0, Hides())
-import importlib.util
 found = importlib.util.find_spec
 def find_spec(name, package=None):
-    return None if name.partition(".")[0] in hidden else found(name, package)
+    return None if is_hidden(name) else found(name, package)
 importlib.util.find_spec = find_spec
 for module in {modules!r}:
     importlib.import_module(module)
