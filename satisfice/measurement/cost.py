@@ -15,10 +15,11 @@ the budget.
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from satisfice.attention import DENSE, Attention
 
 Floats = NDArray[np.float64]
 
@@ -107,31 +108,6 @@ SHAPES = {
 
 
 @dataclass(frozen=True)
-class Attention:
-    """Which tokens a step of decoding reads.
-
-    Attributes:
-        kind: "dense" reads all. "top-k" reads the `budget` best, with no cost of finding them: a bound, not a method.
-            "block-topk" finds the best blocks by the means of their keys, which it has to read. "local" reads the last
-            `budget`.
-        budget: tokens a step.
-        block: tokens of a block.
-    """
-
-    kind: Literal["dense", "top-k", "block-topk", "local"] = "dense"
-    budget: int = 1024
-    block: int = 16
-
-    def __post_init__(self) -> None:
-        if self.budget < 1 or self.block < 1:
-            raise ValueError(f"attention needs a budget and a block of at least 1, not {self.budget} and {self.block}")
-
-    def __str__(self) -> str:
-        block = f",block={self.block}" if self.kind == "block-topk" else ""
-        return self.kind if self.kind == "dense" else f"{self.kind}:budget={self.budget}{block}"
-
-
-@dataclass(frozen=True)
 class Work:
     """Operations and bytes, a value for each response.
 
@@ -149,9 +125,6 @@ class Work:
 
     def __add__(self, other: "Work") -> "Work":
         return Work(self.flops + other.flops, self.bytes + other.bytes)
-
-
-DENSE = Attention()
 
 
 def tokens_read(prompt: ArrayLike, tokens: ArrayLike, attention: Attention = DENSE) -> Floats:
