@@ -3,16 +3,17 @@
 Only decoding is sparse; a prefill pass reads all. In each layer, for each head of keys by itself:
 
 - `local` reads the last `budget` tokens, or the first `sinks` of the sequence and the last `budget - sinks`;
-- `block-topk` cuts the sequence into blocks of `block` tokens from its beginning. The newest `recent / block` of them are
-  read whatever they hold, the last of which is still being filled. Of the others, which are all full, those are read
-  whose mean key has the highest score: q . mean(K) / sqrt(d), averaged over the query heads that share the head of keys.
-  So `budget / block` blocks are read, `budget` tokens at most and `budget - block + 1` at least.
+- `block-topk` cuts the sequence into blocks of `block` tokens from its beginning. The newest `recent / block` of them
+  are read whatever they hold, the last of which is still being filled. Of the others, which are all full, those are
+  read whose mean key has the highest score: q . mean(K) / sqrt(d), averaged over the query heads that share the head of
+  keys. So `budget / block` blocks are read, `budget` tokens at most and `budget - block + 1` at least.
 
 The paper's program departs from that (LiteSys): it always reads four sinks too, and its first layer stays dense. Ours
 does neither unless asked, so that a budget is a budget. With `block=1`, `block-topk` is the paper's oracle top-k.
 
-What is chosen is gathered, and attention runs on that alone. The means of blocks are computed anew from all keys in every
-step, which reads more than a kernel would that keeps them: this shows what a budget does to accuracy, and is no faster.
+What is chosen is gathered, and attention runs on that alone. The means of blocks are computed anew from all keys in
+every step, which reads more than a kernel would that keeps them: this shows what a budget does to accuracy; no speed is
+claimed.
 """
 
 import threading
@@ -34,8 +35,8 @@ NAME = "satisfice_sparse"
 """Our attention among those of Transformers. Outside of `reading` it is "sdpa"."""
 
 DENSE, WRITTEN, SEAM = range(3)
-"""How the keys and values of a token were computed: reading all; sparse, as one that was written; sparse, as the last of
-a prompt, after which writing begins."""
+"""How the keys and values of a token were computed: reading all; sparse, as one that was written; sparse, as the last
+of a prompt, after which writing begins."""
 
 _BEYOND = ("softcap", "s_aux", "sinks", "position_bias", "sliding_window")
 """What some models hand to their attention besides queries, keys and values; none of it is known here."""
@@ -86,8 +87,8 @@ def check(attention: Attention, layer_kinds: set[str], model: PreTrainedModel, n
             raise EngineError(f"{attention} has no whole number of blocks: use a budget of {' or '.join(near)}")
         if budget <= attention.recent:
             raise EngineError(
-                f"{attention} reads the newest {attention.recent} tokens and leaves no block to choose: use a budget of "
-                f"at least {attention.recent + block}, smaller blocks, or local:budget={budget}"
+                f"{attention} reads the newest {attention.recent} tokens and leaves no block to choose: use a budget "
+                f"of at least {attention.recent + block}, smaller blocks, or local:budget={budget}"
             )
     if layer_kinds != {"full_attention"}:
         raise EngineError(

@@ -393,7 +393,9 @@ class TransformersEngine(ThreadedEngine[RowRequest]):
         """How many of the first `shared` tokens of a computed sequence a request may take over."""
         if not self._sparse_layers:
             return shared
-        following = source.ids[shared] if shared < len(source.ids) or isinstance(source, RowRequest) else source.following
+        following = (
+            source.ids[shared] if shared < len(source.ids) or isinstance(source, RowRequest) else source.following
+        )
         goes_on = following == request.ids[shared]
         return sparse.reusable(source.made, shared, request.prompt_length, scoring=request.scoring, goes_on=goes_on)
 
@@ -414,9 +416,9 @@ class TransformersEngine(ThreadedEngine[RowRequest]):
         """The first row with a prompt not computed yet that shares `least` tokens or more with `ids`."""
         for row, running in enumerate(self._running):
             end = self._prefilled_to(running)
-            if running.computed < end and running.long is long and self._is_source(running):
-                if common_prefix(running.ids[:end], ids) >= least:
-                    return row
+            sought = running.computed < end and running.long is long and self._is_source(running)
+            if sought and common_prefix(running.ids[:end], ids) >= least:
+                return row
         return None
 
     def _longest(self) -> int:
@@ -557,7 +559,9 @@ class TransformersEngine(ThreadedEngine[RowRequest]):
             return
         behind = [request.computed - (request.prompt_length - 1) for request in self._running]
         # Tokens of a prompt that is taken in step by step are prefill.
-        step = sparse.Reading(self.attention, self._positions + 1, [row for row, after in enumerate(behind) if after < 0])
+        step = sparse.Reading(
+            self.attention, self._positions + 1, [row for row, after in enumerate(behind) if after < 0]
+        )
         with sparse.reading(step):
             yield
         if step.layers != self._sparse_layers:

@@ -181,10 +181,18 @@ def decoding(
     return Work(np.asarray(flops), np.asarray(traffic))
 
 
-def besides(shape: Shape, prompt: ArrayLike, tokens: ArrayLike, extra: ArrayLike, prefilled: ArrayLike) -> Work:
+def besides(
+    shape: Shape,
+    prompt: ArrayLike,
+    tokens: ArrayLike,
+    extra: ArrayLike,
+    prefilled: ArrayLike,
+    attention: Attention = DENSE,
+) -> Work:
     """What the paper leaves out: tokens beside the response, and positions of prompts that were computed (ours).
 
-    Probes, branches and outlines are counted as dense steps at the middle of the response, where they are on average.
+    Probes, branches and outlines are counted as steps at the middle of the response, where they are on average.
+    Prefill is dense.
     Prefilling reads each weight once for many positions and each key once for many queries, so all its traffic that is
     counted is writing keys and values.
 
@@ -193,8 +201,13 @@ def besides(shape: Shape, prompt: ArrayLike, tokens: ArrayLike, extra: ArrayLike
         prompt, tokens: of the response.
         extra: tokens that were generated beside it.
         prefilled: positions that were computed cold.
+        attention: what a step reads.
     """
     middle = np.asarray(prompt, dtype=np.float64) + np.asarray(tokens, dtype=np.float64) / 2
+    if attention.kind != "dense":
+        # The means of blocks are half of what blocks hold: keys without values.
+        means = middle / attention.block / 2 if attention.kind == "block-topk" else 0
+        middle = np.minimum(middle, attention.budget) + means
     beside, cold = np.asarray(extra, dtype=np.float64), np.asarray(prefilled, dtype=np.float64)
     elements, ratio = shape.kv_elements, shape.ratio
     flops = beside * (2 * shape.parameters + 2 * ratio * elements * middle)
