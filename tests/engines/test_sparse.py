@@ -10,10 +10,10 @@ import torch
 from transformers import (
     AttentionInterface,
     DynamicCache,
-    GptOssConfig,
-    GptOssForCausalLM,
     GPTJConfig,
     GPTJForCausalLM,
+    GptOssConfig,
+    GptOssForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     MistralConfig,
@@ -349,7 +349,7 @@ async def test_an_attention_that_is_replaced_meanwhile_is_a_failure_and_no_resul
 
 def test_there_are_no_trees(decoding):
     engine = decoding(LOCAL)
-    with pytest.raises(EngineError, match="tree: branches of a tree do not read by local.*leave --attention out"):
+    with pytest.raises(EngineError, match=r"tree: branches of a tree do not read by local.*leave --attention out"):
         require(engine, frozenset({Capability.TREE}), "decoding-tree")
     with pytest.raises(EngineError, match="grows no trees"):
         engine.tree(tokens(5), GREEDY, top=1, entropy_temperature=1.0)
