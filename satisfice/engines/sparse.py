@@ -190,7 +190,8 @@ def chosen(attention: Attention, query: torch.Tensor, key: torch.Tensor, lengths
     newest = ((lengths - 1) // block)[:, None]
     recent = (number > newest - attention.recent // block) & (number <= newest)
     scores = scores.masked_fill(recent[:, None], torch.inf).masked_fill((number > newest)[:, None], -torch.inf)
-    best = scores.topk(attention.budget // block, dim=-1).indices
+    # Of equal ones the earlier, whatever else is in the batch; topk promises nothing.
+    best = scores.argsort(dim=-1, descending=True, stable=True)[..., : attention.budget // block]
     return (best[..., None] * block + torch.arange(block, device=key.device)).flatten(2)
 
 

@@ -328,6 +328,7 @@ def test_models_of_another_attention_are_refused(make_engine, tiny_config):
 
 def test_a_model_that_goes_around_its_attention_or_hands_more_to_it_is_refused(make_engine, models, monkeypatch):
     model = deepcopy(models["llama, grouped"])
+    model.set_attn_implementation("sdpa")
     monkeypatch.setattr(model.config, "num_hidden_layers", 3)
     with pytest.raises(EngineError, match="does not let its attention be replaced"):
         make_engine(model, attention=Attention("local", 8))
