@@ -144,6 +144,8 @@ def _asked(engine: EngineOptions, done: "Run", method: str, problem: str | None)
                 f"{done.folder} was written by {done.config.get('model')}, and {engine.model} is another model: "
                 "only the one that wrote a thinking can say where it would have stopped"
             )
+        if (reads := str(done.config.get("attention", "dense"))) != str(opened.attention):
+            raise ValueError(f"{done.folder} was written with {reads} attention: ask with --attention {reads}")
         return _followed(opened, done, method, problem)
 
 

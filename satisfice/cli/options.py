@@ -166,6 +166,13 @@ class EngineOptions:
     threads: Annotated[int | None, _engine(help="CPU threads of the model; 1 is fastest for tiny ones.")] = None
     max_batch: Annotated[int, _engine(min=1, help="Sequences that run at once at most.")] = 64
     max_batch_tokens: Annotated[int | None, _engine(min=1, help="Bounds the memory of running sequences.")] = None
+    attention: Annotated[
+        str | None,
+        _engine(
+            help="What a decoding step reads: dense, or at most a budget of tokens, as block-topk:budget=N,block=N "
+            "or local:budget=N; see docs/engine.md."
+        ),
+    ] = None
     gguf_file: Annotated[str | None, _engine(help="GGUF file inside the model directory.")] = None
     thinking_format: Annotated[str | None, _engine(help="A family name or 'OPEN,CLOSE', where it is not detected.")] = (
         None

@@ -160,6 +160,7 @@ class Summary(BaseModel):
 
     Attributes:
         model, problems, problems_n: what was run on what, as in the configuration.
+        attention: what decoding steps read, as spelled; "dense" for all.
         baseline: the method that the others are compared with.
         convention: the counting convention of cost, saving, AES and Pareto front (`satisfice.trace.CONVENTIONS`).
         margin: the loss of accuracy, as a share, that a method which "keeps the accuracy" must rule out.
@@ -176,6 +177,7 @@ class Summary(BaseModel):
     model: str
     problems: str
     problems_n: int | None
+    attention: str = "dense"
     baseline: str
     convention: str
     margin: float = MARGIN

@@ -93,6 +93,7 @@ def summarise(
         model=str(config.get("model", "")),
         problems=str(problems.get("name", "")),
         problems_n=problems.get("n"),
+        attention=str(config.get("attention", "dense")),
         baseline=baseline,
         convention=convention,
         margin=margin,

@@ -168,6 +168,7 @@ def markdown(summary: Summary) -> str:
     """The headline, the notes and the table as Markdown."""
     shown = columns(summary)
     lines = [_cell(str(headline(summary))), ""]
+    lines += [] if summary.attention == "dense" else [f"Decoded with {_cell(summary.attention)} attention.", ""]
     lines += [f"> {_cell(note)}\n>" for note in summary.notes]
     lines += [""] if summary.notes else []
     lines.append("| # | method | " + " | ".join(column.name for column in shown) + " |")

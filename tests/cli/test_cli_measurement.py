@@ -104,6 +104,44 @@ def test_a_run_costs_what_its_lengths_say_and_a_budget_buys_a_policy(satisfice, 
     assert limits == [None]  # at another limit it would have probed otherwise
 
 
+def test_a_sparse_run_is_another_run_and_says_so_everywhere(satisfice, tmp_path):
+    dense, sparse = tmp_path / "dense", tmp_path / "sparse"
+    asked = ["compare", "lab", "--methods", "plain", "--limit", "3", "--max-tokens", "60"]
+    kind = "block-topk:budget=16,block=4"
+    assert satisfice(*asked, "--out", dense)[0] == 0
+    status, out, err = satisfice(*asked, "--attention", kind, "--out", sparse, "--baseline", dense)
+    assert status == 0, err
+    assert f"decoded with {kind} attention" in out
+    assert "against plain (transformers:lab, dense)" in " ".join(out.split())
+    assert json.loads((sparse / "run.json").read_text())["attention"] == kind
+    assert json.loads((sparse / "summary.json").read_text())["attention"] == kind
+    assert f"transformers:lab with {kind} attention on lab" in (sparse / "report.html").read_text()
+    assert "attention" not in json.loads((dense / "run.json").read_text())
+    ids = [json.loads(next((each / "traces-plain.jsonl").open()))["response_ids"] for each in (dense, sparse)]
+    assert ids[0] != ids[1]
+
+    status, _, err = satisfice(*asked, "--attention", "local:budget=16", "--out", sparse)
+    assert (status, f'attention: "{kind}" -> "local:budget=16"' in err) == (2, True), err
+    status, _, err = satisfice("diagnose", sparse, "--ask", "lab")
+    assert (status, f"ask with --attention {kind}" in err) == (2, True), err
+
+    data = json.loads(satisfice("cost", dense, sparse, "--json")[1])
+    assert [row["attention"] for row in data["rows"]] == ["dense", kind]
+    assert {point["model"] for point in data["points"]} == {"transformers:lab", f"transformers:lab, {kind}"}
+    as_dense = json.loads(satisfice("cost", sparse, "--attention", "dense", "--json")[1])["rows"][0]
+    assert as_dense["bytes"] > data["rows"][1]["bytes"]
+    out = satisfice("cost", dense, sparse)[1]
+    assert "decoding it, block-topk:budget=16,block=4 or dense attention" in " ".join(out.split())
+
+
+@pytest.mark.parametrize("engine", ["vllm", "openai"])
+def test_an_engine_that_reads_by_no_budget_refuses_it(satisfice, engine):
+    server = ["--base-url", "http://127.0.0.1:9/v1"] if engine == "openai" else []
+    status, _, err = satisfice("compare", "lab", "--engine", engine, *server, "--attention", "local:budget=8")
+    assert status == 2
+    assert f"--attention goes with --engine transformers, not with {engine}" in err
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -778,6 +778,17 @@ def test_other_versions_are_said_with_what_differs():
     assert other_versions(served, Place("scripted")) == []
 
 
+def test_what_a_step_reads_is_compared_and_was_dense_where_nothing_is_said():
+    blank = {"method": None, "baseline": "plain", "loss": "net", "max_loss": 0.1, "confidence": 0.9, "levels": {}}
+    old, sparse = Certificate(**blank), Certificate(**blank, asked={"attention": "local:budget=64"})
+    assert differences(old, Place("scripted", attention="dense")) == []
+    assert differences(old, Place("scripted", attention="local:budget=64")) == [
+        'attention "dense" -> "local:budget=64"'
+    ]
+    assert differences(sparse, Place("scripted", attention="dense")) == ['attention "local:budget=64" -> "dense"']
+    assert differences(sparse, Place("scripted")) == []  # the place does not know
+
+
 @pytest.fixture(scope="module")
 def certified(tokenizer, tmp_path_factory):
     folder = tmp_path_factory.mktemp("certified") / "c"
