@@ -14,7 +14,7 @@ from satisfice.engines.control_batch import ControlBatch, Markers
 from satisfice.engines.control_setting import Control
 from satisfice.intervention.control_batches import lower, with_row
 from satisfice.intervention.controls import ThinkingBudget, budget_texts
-from satisfice.intervention.text_ends import DIGIT, ENDS, text_ends
+from satisfice.intervention.text_ends import DIGIT, ENDS, level_of, text_ends
 from satisfice.intervention.watches import ConfidenceWatch, LoopWatch
 from satisfice.thinking import token_bytes
 
@@ -114,6 +114,7 @@ class ThinkingBudgetBatch(ControlBatch):
         ramp: (N, 3) float: where it starts, nats a token, and nats in all.
         ends: (N, E) int64, `end_ids`, filled up with -1.
         texts: (5 N + 1, L) int64, an empty one and five of each slot, each with -1 after it.
+        text_ends: (V, 5) int64, see `TextEnds`; empty as long as no slot needs it.
         loops, confidence: what `LoopRule` and `ConfidenceRule` look at.
     """
 
@@ -139,7 +140,7 @@ class ThinkingBudgetBatch(ControlBatch):
         self._landing: set[int] = set()
         self._looping: set[int] = set()
         self._confident: set[int] = set()
-        self._ends = torch.zeros((0, 5), dtype=torch.int64, device=device)  # filled once somebody lands
+        self.text_ends = torch.zeros((0, 5), dtype=torch.int64, device=device)
 
         known = markers.closed * _CLOSED + markers.thinking * _THINKING + markers.begun * _BEGUN
         self._states = torch.stack((known, (~markers.closed).long(), markers.next_close), 1)
@@ -187,8 +188,8 @@ class ThinkingBudgetBatch(ControlBatch):
         if control.confidence is not None or slot in self._confident:
             self.confidence.admit(slot, control.confidence)
         self.landing[slot, 0], self.landing[slot, 1] = int(begins and which == _HINT), 0
-        if (lands or control.confidence is not None) and not len(self._ends):
-            self._ends = self._text_ends()
+        if (lands or control.confidence is not None) and not len(self.text_ends):
+            self.text_ends = self._read_ends()
         for users, used in (
             (self._ramped, control.ramp_start is not None),
             (self._ended, bool(control.end_ids)),
@@ -199,7 +200,7 @@ class ThinkingBudgetBatch(ControlBatch):
         ):
             (users.add if used else users.discard)(slot)
 
-    def _text_ends(self) -> torch.Tensor:
+    def _read_ends(self) -> torch.Tensor:
         """(V, 5) int64, see `TextEnds`; tokens without text end nothing."""
         found = text_ends(self.markers.tokenizer)
         columns = torch.from_numpy(np.stack([found.breaks, found.blank, found.digit, found.stop, found.point], 1))
@@ -278,7 +279,7 @@ class ThinkingBudgetBatch(ControlBatch):
         known = known + closing + self._line_done.index_select(0, tokens)
         if self._landing or self._confident:
             hinted, tail = self.landing.index_select(0, slots).unbind(1)
-            level, tail = _level(self._ends.index_select(0, tokens), tail)
+            level, tail = _levels(self.text_ends.index_select(0, tokens), tail)
             hint_at, soft, end = self.landings.index_select(0, slots).unbind(1)
             due = due | (count >= soft) & (level >= end)
             known = known.add((count >= hint_at) & (hinted == 0), alpha=_HINTS)
@@ -339,7 +340,7 @@ class ThinkingBudgetBatch(ControlBatch):
         inside = [bool(self._known[a] & self._known[b] & _THINKING) for a, b in pairwise(states)]
         circling = self.loops.replay(slot, tokens, inside) if slot in self._looping else [False] * len(tokens)
         line_done = self._line_done[list(tokens)].tolist()
-        ends = self._ends[list(tokens)].tolist() if len(self._ends) else [[0] * 5] * len(tokens)
+        ends = self.text_ends[list(tokens)].tolist() if len(self.text_ends) else [[0] * 5] * len(tokens)
         in_place = []
         for token, state, within, circles, ends_line, ends_text in zip(
             tokens, states[1:], inside, circling, line_done, ends, strict=True
@@ -349,7 +350,7 @@ class ThinkingBudgetBatch(ControlBatch):
             waits = int(stands and token == wait)
             known = self._known[state]
             count += not known & _CLOSED
-            level, tail = _level_of(ends_text, tail)
+            level, tail = level_of(ends_text, tail)
             due = count >= most or (count >= soft and level >= end) or circles or (within and count == fired)
             known |= ends_line | kept * _KEPT | due * _DUE | waits * _WAITS | closing * _CLOSING
             known |= (count >= hint_at and not hinted) * _HINTS
@@ -369,8 +370,8 @@ class ThinkingBudgetBatch(ControlBatch):
         return in_place
 
 
-def _level(ends: torch.Tensor, tail: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """What tokens end, as a place in `ENDS`, and the tail of the text after them; (B,) int64 each.
+def _levels(ends: torch.Tensor, tail: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """`level_of` of (B,) tokens: what they end, and the tails of the texts after them; (B,) int64 each.
 
     Args:
         ends: (B, 5) int64, see `TextEnds`.
@@ -380,11 +381,3 @@ def _level(ends: torch.Tensor, tail: torch.Tensor) -> tuple[torch.Tensor, torch.
     breaks = (breaks + blank * (tail % DIGIT)).clamp(max=2)
     sentence = stop | point * (tail < DIGIT)
     return torch.where(breaks > 0, breaks + 1, sentence), breaks + digit
-
-
-def _level_of(ends: Sequence[int], tail: int) -> tuple[int, int]:
-    """`_level` of one token, in numbers."""
-    breaks, blank, digit, stop, point = ends
-    breaks = min(2, breaks + blank * (tail % DIGIT))
-    sentence = stop | point * (tail < DIGIT)
-    return breaks + 1 if breaks else sentence, breaks + digit

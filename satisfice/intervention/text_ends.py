@@ -4,12 +4,11 @@ A control sees tokens, so what a token ends must be told from it and from little
 """
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-
-from satisfice.lazy import PreTrainedTokenizerBase
+from satisfice.lazy import PreTrainedTokenizerBase, np
 from satisfice.thinking import token_bytes
 
 End = Literal["token", "sentence", "line", "paragraph"]
@@ -42,11 +41,11 @@ class TextEnds:
         point: int64, 1 where it does so but after a digit.
     """
 
-    breaks: np.ndarray
-    blank: np.ndarray
-    digit: np.ndarray
-    stop: np.ndarray
-    point: np.ndarray
+    breaks: "np.ndarray"
+    blank: "np.ndarray"
+    digit: "np.ndarray"
+    stop: "np.ndarray"
+    point: "np.ndarray"
 
 
 @functools.lru_cache(maxsize=8)
@@ -67,3 +66,16 @@ def _ends_of(text: str) -> tuple[int, int, int, int, int]:
     point = int(decimal and not before)
     stop = int(stops and not point and not (decimal and before[-1:].isdigit()))
     return breaks, int(not said), DIGIT * said[-1:].isdigit() if said == text else 0, stop, point
+
+
+def level_of(ends: Sequence[int], tail: int) -> tuple[int, int]:
+    """What a token ends, as a place in `ENDS`, and the tail of the text after it.
+
+    Args:
+        ends: the token's breaks, blank, digit, stop and point, see `TextEnds`.
+        tail: of the text before it.
+    """
+    breaks, blank, digit, stop, point = ends
+    breaks = min(2, breaks + blank * (tail % DIGIT))
+    sentence = stop | point * (tail < DIGIT)
+    return breaks + 1 if breaks else sentence, breaks + digit

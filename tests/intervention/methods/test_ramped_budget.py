@@ -69,7 +69,7 @@ def test_the_control_is_that_of_the_keys_of_a_request():
         ("thinking-budget:max_thinking=0", "max_thinking is 0; it must be"),
         ("thinking-budget:ramp_from=1", "ramp_from is 1; it must be"),
         ("thinking-budget:ramp_bias=-1", "ramp_bias is -1; it must be"),
-        ("entrocut:tau=0.1+thinking-budget", "thinking-budget counts the tokens of one engine call"),
+        ("entrocut:tau=0.1+thinking-budget", "thinking-budget follows the tokens of one engine call"),
         ("thinking-budget+temperature-scaling", "thinking-budget is a control itself"),
     ],
 )
