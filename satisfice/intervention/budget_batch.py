@@ -188,7 +188,7 @@ class ThinkingBudgetBatch(ControlBatch):
         if control.confidence is not None or slot in self._confident:
             self.confidence.admit(slot, control.confidence)
         self.landing[slot, 0], self.landing[slot, 1] = int(begins and which == _HINT), 0
-        if (lands or control.confidence is not None) and not len(self.text_ends):
+        if (lands or control.loops is not None or control.confidence is not None) and not len(self.text_ends):
             self.text_ends = self._read_ends()
         for users, used in (
             (self._ramped, control.ramp_start is not None),
@@ -262,9 +262,14 @@ class ThinkingBudgetBatch(ControlBatch):
 
     def _changing(self) -> list[torch.Tensor]:
         """What changes with every token, as far as it is in use."""
-        loops = [self.loops.history, self.loops.run] if self._looping else []
-        landing = [self.landing] if self._landing or self._confident else []
+        loops = [self.loops.history, self.loops.run, self.loops.held] if self._looping else []
+        landing = [self.landing] if self._reading else []
         return [self.now, self.waiting, *landing, *loops]
+
+    @property
+    def _reading(self) -> bool:
+        """Whether anybody needs to know what tokens end."""
+        return bool(self._landing or self._looping or self._confident)
 
     def observe(self, tokens: torch.Tensor, slots: torch.Tensor) -> None:
         """See `ControlBatch.observe`."""
@@ -277,16 +282,15 @@ class ThinkingBudgetBatch(ControlBatch):
         count = count + unclosed
         due = count >= most
         known = known + closing + self._line_done.index_select(0, tokens)
-        if self._landing or self._confident:
+        if self._reading:
             hinted, tail = self.landing.index_select(0, slots).unbind(1)
             level, tail = _levels(self.text_ends.index_select(0, tokens), tail)
             hint_at, soft, end = self.landings.index_select(0, slots).unbind(1)
             due = due | (count >= soft) & (level >= end)
             known = known.add((count >= hint_at) & (hinted == 0), alpha=_HINTS)
-        if self._looping or self._confident:
             inside = self.markers.thinking[before] & self.markers.thinking[state]
             if self._looping:
-                due = due | self.loops.observe(tokens, slots, inside)
+                due = due | self.loops.observe(tokens, slots, inside, level)
             if self._confident:
                 due = due | self.confidence.observe(tokens, slots, inside, forced < 0, count, level)
         known = known.add(kept, alpha=_KEPT).add(due, alpha=_DUE)
@@ -300,7 +304,7 @@ class ThinkingBudgetBatch(ControlBatch):
         token = self.texts[text, place]
         forced = torch.where(closing - token > 1, close, token)  # closing, and no text has a token here
         self.now[slots] = torch.stack((state, count, closing, text, place, forced), 1)
-        if self._landing or self._confident:
+        if self._reading:
             self.landing[slots] = torch.stack((hinted | begins * (which == _HINT), tail), 1)
         if self._waiting:
             endings = endings - waits
@@ -338,19 +342,23 @@ class ThinkingBudgetBatch(ControlBatch):
         for following in self.markers.states_on_host[:, list(tokens)].T.tolist():
             states.append(following[states[-1]])
         inside = [bool(self._known[a] & self._known[b] & _THINKING) for a, b in pairwise(states)]
-        circling = self.loops.replay(slot, tokens, inside) if slot in self._looping else [False] * len(tokens)
         line_done = self._line_done[list(tokens)].tolist()
-        ends = self.text_ends[list(tokens)].tolist() if len(self.text_ends) else [[0] * 5] * len(tokens)
+        levels = []
+        for ends in self.text_ends[list(tokens)].tolist() if len(self.text_ends) else [[0] * 5] * len(tokens):
+            level, tail = level_of(ends, tail)
+            levels.append(level)
+        circling = [False] * len(tokens)
+        if slot in self._looping:
+            circling = self.loops.replay(slot, tokens, inside, levels)
         in_place = []
-        for token, state, within, circles, ends_line, ends_text in zip(
-            tokens, states[1:], inside, circling, line_done, ends, strict=True
+        for token, state, within, circles, ends_line, level in zip(
+            tokens, states[1:], inside, circling, line_done, levels, strict=True
         ):
             in_place.append(forced)
             kept = token == texts[text][place]
             waits = int(stands and token == wait)
             known = self._known[state]
             count += not known & _CLOSED
-            level, tail = level_of(ends_text, tail)
             due = count >= most or (count >= soft and level >= end) or circles or (within and count == fired)
             known |= ends_line | kept * _KEPT | due * _DUE | waits * _WAITS | closing * _CLOSING
             known |= (count >= hint_at and not hinted) * _HINTS

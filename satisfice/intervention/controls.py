@@ -70,13 +70,16 @@ class LoopRule:
     a row, for some p of at most window / repeats, and at least repeats * ngram tokens of it: text that is the same but for
     a word in between does not count.
 
-    Only tokens of thinking count; the markers and what stands outside of them end every stretch.
+    Only tokens of thinking count; the markers and what stands outside of them end every stretch. Thinking is ended at the
+    next `end` while this holds, and after `grace` tokens more wherever it is.
 
     Attributes:
         ngram: tokens, at least 1.
         repeats: at least 2.
         window: tokens, at least repeats * ngram.
         periodic: see above.
+        end: where in the text thinking may end.
+        grace: tokens.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = Control.__pydantic_config__
@@ -85,6 +88,8 @@ class LoopRule:
     repeats: int = 4
     window: int = 1024
     periodic: bool = False
+    end: End = "token"
+    grace: int = 0
 
     @property
     def farthest(self) -> int:

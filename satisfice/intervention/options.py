@@ -64,7 +64,7 @@ class Options(BaseModel):
         grace_tokens: how many tokens more the cap allows until there is a `grace_end`.
         grace_end: "sentence", "line", "paragraph" or "token".
         stop_loops: ends thinking that repeats itself, see `LoopRule`.
-        loop_ngram, loop_repeats, loop_window, loop_periodic: its `ngram`, `repeats`, `window` and `periodic`.
+        loop_ngram, loop_repeats, loop_window, loop_periodic, loop_end, loop_grace: its `ngram`, `repeats`, ...
         confidence_above, confidence_below: end thinking where the model is so sure, or so unsure, see `ConfidenceRule`.
         confidence_window, confidence_min_tokens, confidence_end, confidence_top: its `window`, `least`, `end`, `top`.
     """
@@ -90,6 +90,8 @@ class Options(BaseModel):
     loop_repeats: Annotated[int, Field(ge=2, le=MOST_WINDOW), NUMBER] = LoopRule.repeats
     loop_window: Window = LoopRule.window
     loop_periodic: bool = LoopRule.periodic
+    loop_end: End = LoopRule.end
+    loop_grace: Count = LoopRule.grace
     confidence_above: Annotated[float, Field(ge=-1000, le=1000), NUMBER] | None = None
     confidence_below: Annotated[float, Field(ge=-1000, le=1000), NUMBER] | None = None
     confidence_window: Window = ConfidenceRule.window
@@ -135,7 +137,7 @@ class Options(BaseModel):
 
     def _exit(self, given: set[str]) -> None:
         """Refuse rules of exits that cannot be."""
-        loops = sorted(given & {"loop_ngram", "loop_repeats", "loop_window", "loop_periodic"})
+        loops = sorted(key for key in given if key.startswith("loop_"))
         if loops and not self.stop_loops:
             raise ValueError(f"{loops[0]} does nothing without stop_loops")
         if self.stop_loops and self.loop_window < self.loop_repeats * self.loop_ngram:
@@ -144,8 +146,8 @@ class Options(BaseModel):
                 "(loop_repeats and loop_ngram) do not fit into it"
             )
         above, below = self.confidence_above, self.confidence_below
-        names = {"confidence_window", "confidence_min_tokens", "confidence_end", "confidence_top"}
-        if (further := sorted(given & names)) and above is None and below is None:
+        further = sorted(key for key in given if key.startswith("confidence_"))
+        if further and above is None and below is None:
             raise ValueError(f"{further[0]} does nothing without confidence_above or confidence_below")
         if above is not None and below is not None and below >= above:
             raise ValueError(f"confidence_below is {below:g} and confidence_above {above:g}; below must be the smaller")
@@ -196,6 +198,8 @@ class Options(BaseModel):
                 repeats=self.loop_repeats,
                 window=self.loop_window,
                 periodic=self.loop_periodic,
+                end=self.loop_end,
+                grace=self.loop_grace,
             )
         if self.confidence_above is not None or self.confidence_below is not None:
             confidence = ConfidenceRule(

@@ -13,7 +13,7 @@ import torch
 from satisfice.intervention.controls import ConfidenceRule, LoopRule
 from satisfice.intervention.text_ends import ENDS
 
-_NO_LOOP = (2**30, 2, 0, 0)
+_NO_LOOP = (2**30, 2, 0, 0, 0, 0)
 """A rule that nothing fits."""
 
 
@@ -25,21 +25,26 @@ class LoopWatch:
     a price a step that is proportional to the window and to nothing else.
 
     Attributes:
-        rule: (N, 4) int64: the rule's `ngram`, `repeats`, the greatest distance that is looked at, and whether the
-            stretches must follow on each other.
+        rule: (N, 6) int64: the rule's `ngram`, `repeats`, the greatest distance that is looked at, whether the
+            stretches must follow on each other, the level of its `end`, and its `grace`.
         history: (N, D) int32, the last D tokens, the newest first, and -1 where there are none.
         run: (N, D) int32, at place d - 1 how many of the last tokens in a row equal the one d before it.
+        held: (N,) int64, for how many tokens the rule has held.
     """
 
     def __init__(self, slots: int, device: torch.device) -> None:
         self.rule = torch.tensor([_NO_LOOP], device=device).repeat(slots, 1)
         self.history = torch.full((slots, 0), -1, dtype=torch.int32, device=device)
         self.run = torch.zeros((slots, 0), dtype=torch.int32, device=device)
+        self.held = torch.zeros(slots, dtype=torch.int64, device=device)
         self._distances = torch.arange(1, 1, device=device)
 
     def admit(self, slot: int, rule: LoopRule | None) -> None:
         """Begin with a slot anew."""
-        values = _NO_LOOP if rule is None else (rule.ngram, rule.repeats, rule.farthest, int(rule.periodic))
+        values = _NO_LOOP
+        if rule is not None:
+            end = ENDS.index(rule.end)
+            values = (rule.ngram, rule.repeats, rule.farthest, int(rule.periodic), end, rule.grace)
         self.rule[slot] = torch.tensor(values, device=self.rule.device)
         if (missing := values[2] - self.run.shape[1]) > 0:
             more = (self.run.shape[0], missing)
@@ -48,44 +53,55 @@ class LoopWatch:
             self._distances = torch.arange(1, self.run.shape[1] + 1, device=self.run.device)
         self.history[slot] = -1
         self.run[slot] = 0
+        self.held[slot] = 0
 
-    def observe(self, tokens: torch.Tensor, slots: torch.Tensor, thinking: torch.Tensor) -> torch.Tensor:
+    def observe(
+        self, tokens: torch.Tensor, slots: torch.Tensor, thinking: torch.Tensor, level: torch.Tensor
+    ) -> torch.Tensor:
         """Take note of the tokens that came.
 
         Args:
             tokens: (B,) int64.
             slots: (B,) int64.
-            thinking: (B,) bool, whether thinking is open after them.
+            thinking: (B,) bool, whether they stand inside thinking.
+            level: (B,) int64, what they end, as a place in `ENDS`.
 
         Returns:
-            (B,) bool, where thinking goes in circles.
+            (B,) bool, where thinking goes in circles and is to end.
         """
-        rule = self.rule.index_select(0, slots)[:, :, None].unbind(1)
+        *rule, end, grace = self.rule.index_select(0, slots)[:, :, None].unbind(1)
         history, open_ = self.history.index_select(0, slots), thinking[:, None]
         fresh = tokens[:, None].int()
         run = (self.run.index_select(0, slots) + 1) * ((history == fresh) & open_)
         self.run[slots] = run
         self.history[slots] = torch.cat([fresh, history[:, :-1]], dim=1).masked_fill(~open_, -1)
-        return circling(run, self._distances, *rule)
+        found = circling(run, self._distances, *rule)
+        held = (self.held.index_select(0, slots) + 1) * found
+        self.held[slots] = held
+        return found & ((level >= end[:, 0]) | (held > grace[:, 0]))
 
-    def replay(self, slot: int, tokens: Sequence[int], thinking: Sequence[bool]) -> list[bool]:
+    def replay(
+        self, slot: int, tokens: Sequence[int], thinking: Sequence[bool], levels: Sequence[int]
+    ) -> list[bool]:
         """`observe` for many tokens of one slot, without tensors: what it would have returned for each."""
-        rule = self.rule[slot].cpu().numpy()[:, None, None]
+        *rule, end, grace = self.rule[slot].cpu().numpy()[:, None, None]
         history, run = self.history[slot].cpu().numpy(), self.run[slot].cpu().numpy()
         distances = np.arange(1, len(run) + 1)
         # A window on all tokens, the newest first, moves to the left with each of them.
         written = np.concatenate([np.full(len(tokens), -1, dtype=np.int32), history])
-        found, place = [], len(tokens)
-        for token, open_ in zip(tokens, thinking, strict=True):
+        found, place, held = [], len(tokens), int(self.held[slot])
+        for token, open_, level in zip(tokens, thinking, levels, strict=True):
             run = (run + 1) * (written[place : place + len(run)] == token) * open_
             place -= 1
             written[place] = token
             if not open_:
                 written[place:] = -1
             repeated = run.max(initial=0) >= rule[0, 0, 0]  # which few tokens are, so that the rest costs little
-            found.append(bool(repeated and circling(run[None], distances, *rule)[0]))
+            held = (held + 1) * bool(repeated and circling(run[None], distances, *rule)[0])
+            found.append(held > 0 and bool(level >= end[0, 0] or held > grace[0, 0]))
         self.history[slot] = torch.from_numpy(written[place : place + len(run)].copy())
         self.run[slot] = torch.from_numpy(run.astype(np.int32))
+        self.held[slot] = held
         return found
 
 
@@ -194,7 +210,7 @@ class ConfidenceWatch:
         Args:
             tokens: (B,) int64.
             slots: (B,) int64.
-            thinking: (B,) bool, whether thinking is open after them.
+            thinking: (B,) bool, whether they stand inside thinking.
             sampled: (B,) bool, whether the model chose them.
             count: (B,) int64, tokens since the start of the response.
             level: (B,) int64, what they end, as a place in `ENDS`.

@@ -204,7 +204,8 @@ def _of_method(method: Method) -> dict[str, Any] | None:
         return landing | _cue(method.cue)
     if isinstance(method, StopLoops):
         loops = {"loop_ngram": method.ngram, "loop_repeats": method.repeats, "loop_window": method.window}
-        return {"stop_loops": True, **loops, "loop_periodic": method.periodic} | _cue(method.cue)
+        loops |= {"loop_periodic": method.periodic, "loop_end": method.until, "loop_grace": method.grace}
+        return {"stop_loops": True, **loops} | _cue(method.cue)
     if isinstance(method, ConfidenceExit):
         thresholds = {"confidence_above": method.above, "confidence_below": method.below}
         sure = {key: value for key, value in thresholds.items() if value is not None}

@@ -38,7 +38,8 @@ def watched(rows, rules, thinking=None):
     found = []
     for place in range(len(rows[0])):
         open_ = torch.tensor([True if thinking is None else thinking[place]] * len(rows))
-        found.append(watch.observe(torch.tensor([row[place] for row in rows]), slots, open_).tolist())
+        tokens, level = torch.tensor([row[place] for row in rows]), torch.zeros(len(rows), dtype=torch.int64)
+        found.append(watch.observe(tokens, slots, open_, level).tolist())
     return [list(row) for row in zip(*found, strict=True)], watch
 
 
@@ -94,14 +95,32 @@ def test_what_stands_outside_of_thinking_ends_every_stretch():
 def test_a_slot_without_a_rule_is_left_alone_and_a_new_rule_begins_anew():
     watch = LoopWatch(3, CPU)
     watch.admit(1, LoopRule(ngram=1, repeats=2, window=2))
-    slots, open_ = torch.tensor([1, 2, 0, 0]), torch.tensor([True] * 4)
-    assert watch.observe(torch.tensor([7, 7, 7, 7]), slots, open_).tolist() == [False] * 4
-    assert watch.observe(torch.tensor([7, 7, 7, 7]), slots, open_).tolist() == [True, False, False, False]
+
+    def step(level=0):
+        sevens, slots = torch.tensor([7] * 4), torch.tensor([1, 2, 0, 0])
+        return watch.observe(sevens, slots, torch.tensor([True] * 4), torch.tensor([level] * 4)).tolist()
+
+    assert [step(), step()] == [[False] * 4, [True, False, False, False]]
     watch.admit(1, LoopRule(ngram=1, repeats=2, window=6))
-    assert watch.observe(torch.tensor([7, 7, 7, 7]), slots, open_).tolist() == [False] * 4
+    assert step() == [False] * 4
     watch.admit(1, None)
-    for _ in range(4):
-        assert not watch.observe(torch.tensor([7]), torch.tensor([1]), torch.tensor([True])).any()
+    assert not any(any(step()) for _ in range(4))
+
+
+@pytest.mark.parametrize(
+    ("levels", "ends"),
+    [((0, 0, 0, 0, 0), 4), ((0, 2, 0, 0, 0), 1), ((2, 0, 1, 3, 0), 3)],
+)
+def test_a_loop_waits_for_an_end_as_long_as_it_goes_on_and_for_no_longer_than_its_grace(levels, ends):
+    watch = LoopWatch(2, CPU)
+    watch.admit(1, LoopRule(ngram=1, repeats=2, window=6, end="line", grace=3))
+    row, open_ = torch.tensor([1]), torch.tensor([True])
+    found = [bool(watch.observe(torch.tensor([7]), row, open_, torch.tensor([level]))) for level in levels]
+    assert found.index(True) == ends
+    watch.admit(1, LoopRule(ngram=1, repeats=2, window=6, end="line", grace=3))
+    for token in (7, 7, 7, 8, 9):  # it has found a way out
+        assert not watch.observe(torch.tensor([token]), row, open_, torch.tensor([0]))
+    assert watch.held[1] == 0
 
 
 @reproducible
@@ -109,10 +128,12 @@ def test_a_slot_without_a_rule_is_left_alone_and_a_new_rule_begins_anew():
 def test_many_tokens_at_once_are_what_they_are_one_by_one(tokens, cut, rule):
     cut = min(cut, len(tokens))
     thinking = [token != 2 or place % 3 > 0 for place, token in enumerate(tokens)]
+    nothing = [0] * len(tokens)
     (found,), watch = watched([tokens], [rule], thinking)
     other = LoopWatch(2, CPU)
     other.admit(1, rule)
-    assert other.replay(1, tokens[:cut], thinking[:cut]) + other.replay(1, tokens[cut:], thinking[cut:]) == found
+    first = other.replay(1, tokens[:cut], thinking[:cut], nothing[:cut])
+    assert first + other.replay(1, tokens[cut:], thinking[cut:], nothing[cut:]) == found
     assert torch.equal(other.history[1], watch.history[1])
     assert torch.equal(other.run[1], watch.run[1])
 

@@ -41,7 +41,7 @@ class SoftLanding(Method):
     knobs: ClassVar[tuple[Knob, ...]] = (
         Knob("max_thinking", (16384, 8192, 4096, 3072, 2048, 1536, 1024, 768, 512, 384, 256, 192, 128, 96, 64)),
     )
-    on_lab: ClassVar[str] = 'max_thinking=70,lead=16,hint="So ",grace=32,until=paragraph'
+    on_lab: ClassVar[str] = 'max_thinking=70,hint="",grace=48,until=paragraph'
 
     max_thinking: PositiveInt = 2048
     lead: NonNegativeInt = 64

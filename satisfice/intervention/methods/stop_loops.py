@@ -2,8 +2,9 @@
 
 A model that has lost its way writes the same lines over and over until its tokens are used up. No probe and no second
 model is needed to see that: the tokens say it. Every new token is compared with those before it, and when the last
-`ngram` of them have stood there `repeats` times, the closing marker is written. What repeats by chance, such as a short
-formula, is too short; what repeats on purpose, such as a table, is why `repeats` and `window` are yours to choose.
+`ngram` of them have stood there `repeats` times, thinking is over with the next line that is no other either. What
+repeats by chance, such as a short formula, is too short; what repeats on purpose, such as a table, is why `repeats` and
+`window` are yours to choose.
 
 It is one engine call with a control; in a request to vLLM the keys `stop_loops` and `loop_*` do the same.
 """
@@ -11,13 +12,14 @@ It is one engine call with a control; in a request to vLLM the keys `stop_loops`
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt
 
 from satisfice.engines.base import Capability
 from satisfice.intervention.controls import LoopRule, ThinkingBudget
 from satisfice.intervention.draft import Draft
 from satisfice.intervention.forced import claim_forced
 from satisfice.intervention.method import Knob, Method, MethodError
+from satisfice.intervention.text_ends import End
 from satisfice.thinking import ThinkingFormat
 
 LONGEST_WINDOW = 8192
@@ -34,6 +36,9 @@ class StopLoops(Method):
             (repeats - 1) * ngram tokens before.
         window: tokens that are looked at.
         periodic: True asks for one stretch, `repeats` times in a row, with nothing in between.
+        until: where thinking may end, as long as it goes on repeating: after any "token", or only after one that ends a
+            "sentence", a "line" or a "paragraph".
+        grace: how many tokens are waited for that at most.
         cue: written after the closing marker to draw an answer.
     """
 
@@ -42,12 +47,14 @@ class StopLoops(Method):
     paper: ClassVar[str] = ""
     needs: ClassVar[frozenset[Capability]] = frozenset({Capability.CONTROL})
     knobs: ClassVar[tuple[Knob, ...]] = (Knob("repeats", (16, 12, 10, 8, 7, 6, 5, 4, 3, 2)),)
-    on_lab: ClassVar[str] = "ngram=12,repeats=3,window=256"
+    on_lab: ClassVar[str] = "ngram=12,repeats=2,window=256,until=paragraph"
 
     ngram: PositiveInt = 32
     repeats: Annotated[int, Field(ge=2)] = 4
     window: Annotated[int, Field(ge=2, le=LONGEST_WINDOW)] = 1024
     periodic: bool = False
+    until: End = "line"
+    grace: NonNegativeInt = 64
     cue: str = ""
 
     def __post_init__(self) -> None:
@@ -59,7 +66,14 @@ class StopLoops(Method):
             )
 
     def control(self, thinking: ThinkingFormat) -> ThinkingBudget:
-        rule = LoopRule(ngram=self.ngram, repeats=self.repeats, window=self.window, periodic=self.periodic)
+        rule = LoopRule(
+            ngram=self.ngram,
+            repeats=self.repeats,
+            window=self.window,
+            periodic=self.periodic,
+            end=self.until,
+            grace=self.grace,
+        )
         return ThinkingBudget(cue=self.cue, loops=rule)
 
     async def respond(self, draft: Draft) -> None:

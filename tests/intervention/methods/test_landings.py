@@ -167,7 +167,9 @@ RULES = st.fixed_dictionaries(
         "hint": st.sampled_from(["", "So "]),
         "hint_at": st.none() | st.integers(-1, 8),
         "endings": st.integers(0, 1),
-        "loops": st.none() | st.just(LoopRule(ngram=2, repeats=2, window=8)),
+        "loops": st.sampled_from(
+            [None, LoopRule(ngram=2, repeats=2, window=8), LoopRule(ngram=1, repeats=2, window=8, end="line", grace=2)]
+        ),
     }
 )
 WRITTEN = st.lists(st.sampled_from(ids("<think></think>So .Wait12\n\n\n")), max_size=30)
@@ -195,6 +197,7 @@ def test_many_tokens_at_once_are_taken_note_of_as_one_by_one(thinking, tokens, v
 EXITS = {
     "landing": {"most": 9, "hint": "So ", "hint_at": 4, "grace": 6, "grace_end": "line"},
     "loop": {"loops": LoopRule(ngram=3, repeats=2, window=12)},
+    "loop, in the end": {"loops": LoopRule(ngram=3, repeats=2, window=12, end="paragraph", grace=4)},
     "confidence": {"confidence": ConfidenceRule(above=-0.2, window=6, end="line")},
     "group": {"confidence": ConfidenceRule(above=2.0, window=6, top=5)},
     "all": {
@@ -256,13 +259,13 @@ def test_the_next_request_of_a_slot_has_none_of_its_last_ones_rules():
 
 def test_rows_of_one_batch_have_their_own_rules():
     batch = budget().batch(Markers(TAGS, LAB, len(LAB)), 8)
-    wanted, slots = ids("12 12\n" * 6), torch.arange(1, 7)
+    wanted, slots = ids("12 12\n" * 6), torch.arange(1, len(EXITS) + 2)
     controls = [*(budget(**values) for values in EXITS.values()), budget()]
     for slot, control in enumerate(controls, 1):
         batch.admit(slot, control)
     written = [[] for _ in controls]
     for token in wanted:
-        logits = torch.full((6, len(LAB)), math.log(0.1 / (len(LAB) - 1)))
+        logits = torch.full((len(slots), len(LAB)), math.log(0.1 / (len(LAB) - 1)))
         logits[:, token] = math.log(0.9)
         batch.look(logits, slots)
         batch.apply(logits, slots)
@@ -323,12 +326,14 @@ def test_soft_landing_leaves_short_thinking_alone(tokenizer):
 
 
 def test_stop_loops_says_where(tokenizer):
-    trace, engine = solve(tokenizer, "stop-loops:ngram=6,repeats=3,window=40", LONG)
+    trace, engine = solve(tokenizer, "stop-loops:ngram=6,repeats=3,window=40,until=token", LONG)
     size = len(ids(LINE))
     assert len(engine.calls) == 1
     assert trace.stop == "closed by method"
     assert events(trace) == [("loop", 2 * size + 6)]
     assert trace.answer.strip() == ANSWER.strip()
+    line, _ = solve(tokenizer, "stop-loops:ngram=6,repeats=3,window=40", LONG)
+    assert events(line) == [("loop", 3 * size)]
     once, _ = solve(tokenizer, "stop-loops:ngram=6,repeats=3,window=40", LINE * 2 + "So 3.\n\n</think>")
     assert (once.stop, once.events) == ("marker", [])
 
