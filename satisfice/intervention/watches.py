@@ -96,7 +96,7 @@ class LoopWatch:
             written[place] = token
             if not open_:
                 written[place:] = -1
-            repeated = run.max(initial=0) >= rule[0, 0, 0]  # which few tokens are, so that the rest costs little
+            repeated = run.max(initial=0) >= rule[0][0, 0]  # which few tokens are, so that the rest costs little
             held = (held + 1) * bool(repeated and circling(run[None], distances, *rule)[0])
             found.append(held > 0 and bool(level >= end[0, 0] or held > grace[0, 0]))
         self.history[slot] = torch.from_numpy(written[place : place + len(run)].copy())

@@ -9,7 +9,7 @@ from satisfice.intervention.controls import ConfidenceRule, LoopRule
 from satisfice.intervention.watches import ConfidenceWatch, LoopWatch
 
 CPU = torch.device("cpu")
-reproducible = settings(deadline=None, derandomize=True, max_examples=60)
+reproducible = settings(deadline=None, derandomize=True, max_examples=30)
 
 
 # -- loops

@@ -24,7 +24,7 @@ PHRASE = ThinkingFormat.custom("<think>", "Final Answer: ")
 SLOT = torch.tensor([2])
 PROBLEM = Problem("p", "Start with 1: a) +2. What is the result?", "3")
 
-reproducible = settings(deadline=None, derandomize=True, max_examples=60)
+reproducible = settings(deadline=None, derandomize=True, max_examples=30)
 
 
 def ids(text):
