@@ -1,9 +1,9 @@
 """What a step costs that watches thinking: processor time of `look`, `apply` and `observe` with a rule for every row.
 
-Beside each rule's time stands its ratio to a decoding step of the lab's model with as many rows and no control, taken in
-the same round: arms and engine take turns, in an order that changes from round to round, so that whatever else the
-machine does falls on all of them alike. The rules cannot be met (a stretch of half the window, a mean that no text has),
-so nothing is forced: what is measured is the work, not what it saves. A cap that is never reached stands beside them,
+Beside each rule's time stands its ratio to a decoding step of the lab's model with as many rows and no control, in the
+same round: arms and engine take turns, in an order that changes from round to round, so that whatever else the
+machine does falls on all of them alike. The rules cannot be met (a stretch of half the window, a mean no text has), so
+nothing is forced: what is measured is the work, not what it saves. A cap that is never reached stands beside them,
 because every rule is a part of a budget.
 
 The lab's vocabulary is tiny, and the confidence of a token takes a softmax over it: `--vocabulary 151936` makes the

@@ -3,8 +3,8 @@
 A `Control` (`control_setting.py`) is one request's setting, plain data. All requests of one class of control share
 one `ControlBatch`, which keeps their parameters and their place in the thinking format as tensors indexed by slot. A
 slot belongs to one request from `admit` to `release`; a step names the slots of its rows. The same three calls, `look`
-and `apply` on logits and `observe` on tokens, are all that any engine's sampler has to offer, so one implementation serves the
-transformers engine and both processor interfaces of vLLM.
+and `apply` on logits and `observe` on tokens, are all that any engine's sampler has to offer, so one implementation
+serves the transformers engine and both processor interfaces of vLLM.
 """
 
 from abc import ABC, abstractmethod

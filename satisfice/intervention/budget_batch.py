@@ -110,7 +110,8 @@ class ThinkingBudgetBatch(ControlBatch):
             tokens that are only read again, after a pause of the request, are taken to.
         landing: (N, 2) int64: 1 once the hint has begun; the tail of the text, see `TextEnds`.
         landings: (N, 3) int64: `hint_at`; the cap that waits for an end; the level of that end.
-        fixed: (N, 3) int64: where thinking is closed in any case; the first of the slot's rows in `texts`; the first token of `wait`, or -1.
+        fixed: (N, 3) int64: where thinking is closed in any case; the first of the slot's rows in `texts`; the first
+            token of `wait`, or -1.
         ramp: (N, 3) float: where it starts, nats a token, and nats in all.
         ends: (N, E) int64, `end_ids`, filled up with -1.
         texts: (5 N + 1, L) int64, an empty one and five of each slot, each with -1 after it.

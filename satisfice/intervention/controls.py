@@ -66,12 +66,12 @@ class LoopRule:
 
     Two forms. The last `ngram` tokens stand `repeats` times or more within the last `window` tokens, the first time at
     least (repeats - 1) * ngram tokens before the last, so that a short stretch ("0, 0, 0, ...") has to be as long as
-    `repeats` of them side by side. Or, with `periodic`, the end of thinking is one stretch of p tokens `repeats` times in
-    a row, for some p of at most window / repeats, and at least repeats * ngram tokens of it: text that is the same but for
-    a word in between does not count.
+    `repeats` of them side by side. Or, with `periodic`, the end of thinking is one stretch of p tokens `repeats` times
+    in a row, for some p of at most window / repeats, and at least repeats * ngram tokens of it: text that is the same
+    but for a word in between does not count.
 
-    Only tokens of thinking count; the markers and what stands outside of them end every stretch. Thinking is ended at the
-    next `end` while this holds, and after `grace` tokens more wherever it is.
+    Only tokens of thinking count; the markers and what stands outside of them end every stretch. Thinking is ended at
+    the next `end` while this holds, and after `grace` tokens more wherever it is.
 
     Attributes:
         ngram: tokens, at least 1.

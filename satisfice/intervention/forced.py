@@ -1,11 +1,10 @@
-"""Which tokens of a response its budget forced: an engine takes them for the model's, but a trace and its cost say so."""
+"""Which tokens of a response its budget forced: an engine takes them for the model's, a trace and its cost do not."""
 
 import functools
 import threading
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
-
 from typing import TYPE_CHECKING
 
 from satisfice.engines.base import Generation
@@ -28,8 +27,8 @@ _LOCK = threading.Lock()
 def claim_forced(draft: Draft, budget: ThinkingBudget, generation: Generation) -> int | None:
     """Say which tokens a budget forced in a response that one engine call has written.
 
-    What is forced follows from the tokens, so it is found by going through them once more, whatever the engine. How sure
-    the model was is taken from the log-probabilities of the generation.
+    What is forced follows from the tokens, so it is found by going through them once more, whatever the engine. How
+    sure the model was is taken from the log-probabilities of the generation.
 
     Args:
         draft: holds the response.

@@ -122,13 +122,12 @@ class Options(BaseModel):
     def _land(self, given: set[str]) -> None:
         """Refuse a landing that cannot be."""
         if (self.hint or self.grace_tokens) and self.max_thinking_tokens is None:
-            raise ValueError(
-                f"{'hint' if self.hint else 'grace_tokens'} does nothing without max_thinking_tokens, the cap to land at"
-            )
+            name = "hint" if self.hint else "grace_tokens"
+            raise ValueError(f"{name} does nothing without max_thinking_tokens, the cap to land at")
         if self.hint and self.max_thinking_tokens is not None and self.hint_lead >= self.max_thinking_tokens:
             raise ValueError(
-                f"hint_lead is {self.hint_lead} and max_thinking_tokens {self.max_thinking_tokens}; the hint has to come "
-                "after the start, so give a smaller hint_lead"
+                f"hint_lead is {self.hint_lead} and max_thinking_tokens {self.max_thinking_tokens}; the hint has to "
+                "come after the start, so give a smaller hint_lead"
             )
         if "hint_lead" in given and not self.hint:
             raise ValueError("hint_lead does nothing without hint")

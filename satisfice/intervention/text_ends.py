@@ -30,8 +30,8 @@ class TextEnds:
     """What the tokens of a vocabulary end; (V,) each.
 
     The text before a token is told by a small number, its tail: how many line breaks it ends with, and whether with a
-    digit. A full stop after a digit ends a sentence only if white space follows it in the same token, because it may be a
-    decimal point; where a line break follows, that ends the line in any case.
+    digit. A full stop after a digit ends a sentence only if white space follows it in the same token, because it may
+    be a decimal point; where a line break follows, that ends the line in any case.
 
     Attributes:
         breaks: int64, line breaks among the white space at its end, 2 for all that are more.

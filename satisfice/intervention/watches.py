@@ -80,9 +80,7 @@ class LoopWatch:
         self.held[slots] = held
         return found & ((level >= end[:, 0]) | (held > grace[:, 0]))
 
-    def replay(
-        self, slot: int, tokens: Sequence[int], thinking: Sequence[bool], levels: Sequence[int]
-    ) -> list[bool]:
+    def replay(self, slot: int, tokens: Sequence[int], thinking: Sequence[bool], levels: Sequence[int]) -> list[bool]:
         """`observe` for many tokens of one slot, without tensors: what it would have returned for each."""
         *rule, end, grace = self.rule[slot].cpu().numpy()[:, None, None]
         history, run = self.history[slot].cpu().numpy(), self.run[slot].cpu().numpy()

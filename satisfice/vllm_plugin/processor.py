@@ -289,8 +289,8 @@ def _check(parameters: Any) -> None:
     if parameters.structured_outputs is not None and options.writes:
         raise OptionError(
             "max_thinking_tokens, answer_tokens, min_thinking_endings, stop_loops and confidence_above or _below write "
-            "tokens of their own, for which a structured output has no place; use thinking_temperature or thinking_bias, or vLLM's "
-            "thinking_token_budget"
+            "tokens of their own, for which a structured output has no place; use thinking_temperature or "
+            "thinking_bias, or vLLM's thinking_token_budget"
         )
     check_against_model(options, served.markers, parameters.max_tokens, own_answer="answer_tokens" in given)
 

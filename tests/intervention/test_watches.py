@@ -199,7 +199,9 @@ def test_a_group_is_the_likeliest_tokens_whatever_is_drawn():
     from math import log
 
     two = -(log(0.9) + log(0.05)) / 2
-    reader = Reader(ConfidenceRule(above=two - 1e-5, window=1, top=2), ConfidenceRule(above=two + 1e-5, window=1, top=2))
+    reader = Reader(
+        ConfidenceRule(above=two - 1e-5, window=1, top=2), ConfidenceRule(above=two + 1e-5, window=1, top=2)
+    )
     assert reader.step(logits_of(SURE, SURE), [2, 2]) == [True, False]
     flat = -(log(0.4) + log(0.3) + log(0.3)) / 3
     reader = Reader(ConfidenceRule(below=flat + 1e-5, window=1, top=20), ConfidenceRule(below=0.0, window=1))

@@ -353,7 +353,9 @@ def test_confidence_exit_says_where_by_either_measure(tokenizer):
         assert trace.response_ids[at - 1] == ids("\n")[0]
         assert trace.response_ids[at] == ids("</think>")[0]
         assert (trace.stop, trace.cost.forced_tokens) == ("closed by method", len(ids("</think>\n\n")))
-        later, _ = solve(tokenizer, spelled.replace("min_thinking=0", f"min_thinking={at + 1}"), LONG, certainty=certainty)
+        later, _ = solve(
+            tokenizer, spelled.replace("min_thinking=0", f"min_thinking={at + 1}"), LONG, certainty=certainty
+        )
         assert later.events[0].at > at
     lost, _ = solve(
         tokenizer, "confidence-exit:above=none,below=-0.4,window=6,min_thinking=0,at=token", LONG, certainty=certainty
@@ -389,7 +391,12 @@ def test_a_hint_that_would_end_thinking_is_refused(tokenizer):
 
 @pytest.mark.parametrize(
     ("method", "without"),
-    [("soft-landing", "control"), ("stop-loops", "control"), ("confidence-exit", "control"), ("confidence-exit", "logprobs")],
+    [
+        ("soft-landing", "control"),
+        ("stop-loops", "control"),
+        ("confidence-exit", "control"),
+        ("confidence-exit", "logprobs"),
+    ],
 )
 def test_an_engine_that_cannot_is_refused_by_name(tokenizer, method, without):
     engine = ScriptedEngine(tokenizer, dict, without=[Capability(without)])
