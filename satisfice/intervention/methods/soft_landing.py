@@ -2,8 +2,8 @@
 
 A hard cap (budget forcing, s1, arXiv 2501.19393) cuts a thought in two, and the answer is drawn from half of it. Here
 the model is told in time, by a few words that are written into its thinking `lead` tokens before the cap, and at the
-cap it may finish its sentence, within `grace` tokens. Both are forced through logits in one engine call: in a request to
-vLLM the keys `hint`, `hint_lead`, `grace_tokens` and `grace_end` do the same.
+cap it may finish its sentence, within `grace` tokens. Both are forced through logits in one engine call: in a request
+to vLLM the keys `hint`, `hint_lead`, `grace_tokens` and `grace_end` do the same.
 """
 
 from dataclasses import dataclass

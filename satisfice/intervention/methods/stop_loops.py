@@ -61,8 +61,8 @@ class StopLoops(Method):
         super().__post_init__()
         if self.window < self.repeats * self.ngram:
             raise MethodError(
-                f"stop-loops: window is {self.window}, but {self.repeats} times {self.ngram} tokens (repeats and ngram) do "
-                f"not fit into it; use {self.repeats * self.ngram} or more"
+                f"stop-loops: window is {self.window}, but {self.repeats} times {self.ngram} tokens (repeats, ngram) "
+                f"do not fit into it; use {self.repeats * self.ngram} or more"
             )
 
     def control(self, thinking: ThinkingFormat) -> ThinkingBudget:
