@@ -83,8 +83,8 @@ def ids(text):
         ({"max_thinking_tokens": 20, "grace_tokens": 5, "grace_end": "word"}, "grace_end is 'word'"),
         ({"loop_ngram": 5}, "loop_ngram does nothing without stop_loops"),
         ({"stop_loops": "often"}, "stop_loops is 'often'"),
-        ({"stop_loops": 1, "loop_window": 100}, "loop_window is 100, but 4 times 20 tokens"),
-        ({"stop_loops": 1, "loop_window": 10**6}, "loop_window is 1000000; it must be a whole number within 1..8192"),
+        ({"stop_loops": 1, "loop_window": 100}, "loop_window is 100, but 4 times 32 tokens"),
+        ({"stop_loops": 1, "loop_window": 10**6}, "loop_window is 1000000; it must be within 1..8192"),
         ({"confidence_window": 5}, "confidence_window does nothing without confidence_above or confidence_below"),
         ({"confidence_above": 0.5}, "confidence_above is 0.5, but a log-probability is 0 at most"),
         ({"confidence_above": -1, "confidence_below": -0.5}, "below must be the smaller"),
@@ -257,8 +257,8 @@ def test_one_control_holds_every_rule_of_a_request():
     scaling, budget = read_options(xargs, {}).controls(MARKERS, 3, 1000, (2,))
     assert scaling == EndScaling(state=3, bias=1.0)
     assert (budget.most, budget.hint_at, budget.grace, budget.grace_end) == (90, 80, 20, "sentence")
-    assert budget.loops == LoopRule()
-    assert budget.confidence == ConfidenceRule(below=-3.0)
+    assert budget.loops == LoopRule(end="line", grace=64)
+    assert budget.confidence == ConfidenceRule(below=-3.0, least=128, end="paragraph")
 
 
 def test_answer_tokens_leave_room_for_the_grace_and_move_the_hint():
@@ -598,11 +598,12 @@ def test_v1_and_v2_write_the_same_response(plugin):
     assert "The answer is " in LAB.decode(output)
 
 
+ANYWHERE = {"confidence_end": "token", "confidence_min_tokens": 0}
 LANDINGS = {
     "landing": {"max_thinking_tokens": 8, "hint": "So ", "hint_lead": 4, "grace_tokens": 9, "grace_end": "line"},
     "loop": {"stop_loops": 1, "loop_ngram": 3, "loop_repeats": 2, "loop_window": 20},
-    "confidence": {"confidence_above": -0.2, "confidence_window": 6},
-    "group": {"confidence_above": 1, "confidence_window": 6, "confidence_top": 5, "thinking_bias": 0.5},
+    "confidence": {"confidence_above": -0.2, "confidence_window": 6} | ANYWHERE,
+    "group": {"confidence_above": 1, "confidence_window": 6, "confidence_top": 5, "thinking_bias": 0.5} | ANYWHERE,
 }
 
 
@@ -644,7 +645,7 @@ def test_v1_reads_confidence_by_request_whatever_its_row(plugin):
     """Rows change places between the logits and the token that was chosen from them."""
     processor = plugin.ThinkingControls(config(), "cpu", False)
     outputs: list[list[int]] = [[], []]
-    asked = parameters(confidence_above=-0.2, confidence_window=2)
+    asked = parameters(confidence_above=-0.2, confidence_window=2, **ANYWHERE)
     processor.update_state(update(added=[(row, asked, PROMPT, outputs[row]) for row in range(2)]))
     twelve = ids("12")[0]
     rows = [0, 1]
@@ -662,7 +663,7 @@ def test_v1_reads_confidence_by_request_whatever_its_row(plugin):
 def test_v1_takes_no_other_logits_for_those_of_a_placeholder(plugin):
     processor = plugin.ThinkingControls(config(), "cpu", False)
     twelve, output = ids("12")[0], []
-    asked = parameters(confidence_above=-0.2, confidence_window=1)
+    asked = parameters(confidence_above=-0.2, confidence_window=1, **ANYWHERE)
     processor.update_state(update(added=[(0, asked, PROMPT, output)]))
     processor.apply(torch.zeros((1, len(LAB))))  # unsure
     output.append(-1)
@@ -759,7 +760,7 @@ def sent(**changes):
         ({"endings": 1, "wait": ""}, "wait is empty"),
         ({"unheard_of": 1}, "unheard_of"),
         ({"loops": {"ngram": 5, "unheard_of": 1}}, "unheard_of"),
-        ({"loops": {"window": 10**6}}, "loops.window is 1000000; it must be within 80..8192"),
+        ({"loops": {"window": 10**6}}, "loops.window is 1000000; it must be within 128..8192"),
         ({"loops": {"ngram": 0}}, "loops.ngram is 0"),
         ({"confidence": {"above": -1.0, "window": 10**5}}, "confidence.window is 100000"),
         ({"confidence": {"above": -1.0, "top": 10**5}}, "confidence.top is 100000"),

@@ -84,7 +84,7 @@ class LoopRule:
 
     __pydantic_config__: ClassVar[ConfigDict] = Control.__pydantic_config__
 
-    ngram: int = 20
+    ngram: int = 32
     repeats: int = 4
     window: int = 1024
     periodic: bool = False

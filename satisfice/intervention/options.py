@@ -20,7 +20,10 @@ from satisfice.intervention.controls import (
     budget_texts,
     single_tokens,
 )
+from satisfice.intervention.methods.confidence_exit import ConfidenceExit
 from satisfice.intervention.methods.no_wait import NoWait
+from satisfice.intervention.methods.soft_landing import SoftLanding
+from satisfice.intervention.methods.stop_loops import StopLoops
 from satisfice.intervention.text_ends import End
 from satisfice.parameters import NUMBER, misfit, shown
 
@@ -82,22 +85,22 @@ class Options(BaseModel):
     min_thinking_endings: Annotated[int, Field(ge=0, le=64), NUMBER] = 0
     wait_word: str = Field(default="Wait", min_length=1, max_length=100)
     hint: str = Field(default="", max_length=MOST_TEXT)
-    hint_lead: Count = 64
+    hint_lead: Count = SoftLanding.lead
     grace_tokens: Count = 0
-    grace_end: End = "sentence"
+    grace_end: End = SoftLanding.until
     stop_loops: bool = False
-    loop_ngram: Window = LoopRule.ngram
-    loop_repeats: Annotated[int, Field(ge=2, le=MOST_WINDOW), NUMBER] = LoopRule.repeats
-    loop_window: Window = LoopRule.window
-    loop_periodic: bool = LoopRule.periodic
-    loop_end: End = LoopRule.end
-    loop_grace: Count = LoopRule.grace
+    loop_ngram: Window = StopLoops.ngram
+    loop_repeats: Annotated[int, Field(ge=2, le=MOST_WINDOW), NUMBER] = StopLoops.repeats
+    loop_window: Window = StopLoops.window
+    loop_periodic: bool = StopLoops.periodic
+    loop_end: End = StopLoops.until
+    loop_grace: Count = StopLoops.grace
     confidence_above: Annotated[float, Field(ge=-1000, le=1000), NUMBER] | None = None
     confidence_below: Annotated[float, Field(ge=-1000, le=1000), NUMBER] | None = None
-    confidence_window: Window = ConfidenceRule.window
-    confidence_min_tokens: Count = ConfidenceRule.least
-    confidence_end: End = ConfidenceRule.end
-    confidence_top: Annotated[int, Field(ge=0, le=MOST_TOP), NUMBER] = ConfidenceRule.top
+    confidence_window: Window = ConfidenceExit.window
+    confidence_min_tokens: Count = ConfidenceExit.min_thinking
+    confidence_end: End = ConfidenceExit.at
+    confidence_top: Annotated[int, Field(ge=0, le=MOST_TOP), NUMBER] = 0
 
     @model_validator(mode="after")
     def _agree(self) -> "Options":

@@ -114,7 +114,15 @@ def test_each_of_these_controls_changes_something(lab):
         {"suppress_reflection": True, "max_thinking_tokens": 20, "answer_cue": "So"},
         {"max_thinking_tokens": 30, "soft_thinking_tokens": 10, "min_thinking_endings": 1},
         {"max_thinking_tokens": 30, "hint": "So ", "hint_lead": 9, "grace_tokens": 9, "thinking_bias": 1},
-        {"stop_loops": True, "loop_ngram": 4, "loop_repeats": 2, "confidence_above": -0.05, "confidence_window": 8},
+        {
+            "stop_loops": True,
+            "loop_ngram": 4,
+            "loop_repeats": 2,
+            "confidence_above": -0.05,
+            "confidence_window": 8,
+            "confidence_min_tokens": 9,
+            "confidence_end": "line",
+        },
     ],
     ids=str,
 )
