@@ -54,7 +54,7 @@ class ConfidenceExit(Method):
         Knob("below", (-4.0, -3.0, -2.5, -2.0, -1.5, -1.2, -1.0, -0.8, -0.6)),
         Knob("above", (30.0, 27.0, 25.0, 22.0, 20.0, 18.0, 16.0, 14.0, 12.0, 10.0), {"measure": "group"}),
     )
-    on_lab: ClassVar[str] = "above=-0.01,window=16,min_thinking=0"
+    on_lab: ClassVar[str] = "above=-0.003,window=16,min_thinking=0"
 
     above: Annotated[float, Field(ge=-LARGEST_CONFIDENCE, le=LARGEST_CONFIDENCE)] | None = -0.05
     below: Annotated[float, Field(ge=-LARGEST_CONFIDENCE, le=LARGEST_CONFIDENCE)] | None = None
