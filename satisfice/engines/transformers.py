@@ -62,6 +62,7 @@ class RowRequest(Request):
         computed: see above.
         made: of sparse decoding, how each of `ids[:computed]` was computed; see `sparse.reusable`.
         slot: its place among those of its control; -1 while it does not run.
+        paused: what its control keeps while it does not run, see `ControlBatch.pause`.
         long: whether it is computed with the rotary factors of long sequences, where the model has such.
         kept: of a scoring, the (tokens, V) log-probabilities of each part of it, where they are asked for.
         against: those of another scoring, all parts together, that this one's are compared with.
@@ -71,6 +72,7 @@ class RowRequest(Request):
     computed: int = 0
     made: bytearray = field(default_factory=bytearray)
     slot: int = -1
+    paused: tuple[torch.Tensor, ...] | None = None
     long: bool = False
     kept: list[torch.Tensor] | None = None
     against: torch.Tensor | None = None
@@ -320,7 +322,7 @@ class TransformersEngine(ThreadedEngine[RowRequest]):
         """Preempt the rows that have grown into other rotary factors: all of their tokens are computed again."""
         grown = [row for row, request in enumerate(self._running) if self._is_long(len(request.ids)) > request.long]
         for row in reversed(grown):
-            self._waiting.appendleft(self._leave(row))
+            self._preempt(row)
 
     # -- taking requests in
 
@@ -505,8 +507,8 @@ class TransformersEngine(ThreadedEngine[RowRequest]):
     def _step(self) -> None:
         # The newest token of each row is about to be computed, so every row needs room for all it has.
         while not self._make_room(len(self._running), self._longest()):
-            # The newest row gives way; it keeps its tokens and goes on where it was once there is room again.
-            self._waiting.appendleft(self._leave(len(self._running) - 1))
+            # The newest row gives way.
+            self._preempt(len(self._running) - 1)
         if self._rows_changed:
             self._rebuild_rows()
         batch = len(self._running)
@@ -516,11 +518,10 @@ class TransformersEngine(ThreadedEngine[RowRequest]):
         logits = logits[:, -1].float()
         noted = self._note_distributions(logits)
         for controls, slots, rows in self._control_rows:
-            if rows is None:
-                controls.apply(logits, slots)
-            else:
-                part = logits[rows]
-                controls.apply(part, slots)
+            part = logits if rows is None else logits[rows]
+            controls.look(part, slots)
+            controls.apply(part, slots)
+            if rows is not None:
                 logits[rows] = part
         self._positions = self._positions + 1
         self._tokens = choose(logits, self._choice, self._positions)
@@ -669,6 +670,13 @@ class TransformersEngine(ThreadedEngine[RowRequest]):
 
     # -- letting requests go
 
+    def _preempt(self, row: int) -> None:
+        """Put a row back into the queue; it keeps its tokens and goes on where it was once there is room again."""
+        request = self._running[row]
+        if request.control is not None:
+            request.paused = self._controls[type(request.control)].pause(request.slot)
+        self._waiting.appendleft(self._leave(row))
+
     def _leave(self, row: int) -> RowRequest:
         """Take a row out: store what it has computed and let the last row move into its place."""
         request = self._running[row]
@@ -697,7 +705,7 @@ class TransformersEngine(ThreadedEngine[RowRequest]):
             self._controls[kind] = control.batch(self._markers, self.max_batch)
         self._controls[kind].admit(request.slot, control)
         if written := request.ids[request.prompt_length :]:
-            self._controls[kind].resume(request.slot, written)
+            self._controls[kind].resume(request.slot, written, request.paused)
 
 
 def _layer_kinds(config: Any, name: str) -> set[str]:

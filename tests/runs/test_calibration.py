@@ -687,7 +687,7 @@ def test_what_is_varied_is_left_out_and_everything_else_stays():
         (["entrocut:tau=0.1+temperature-scaling:t=0.9"], [], "tau is what calibrating entrocut finds"),
         (["cothink+no-wait"], [], "cothink and no-wait have no knob to calibrate; what can be calibrated is"),
         (["budget-forcing+thinking-budget"], ["ramp_bias=1,2"], "has two knobs, budget-forcing (max_thinking) and thi"),
-        (["budget-forcing:ignore=1+thinking-budget:max_thinking=9,ramp_bias=2"], [], "thinking-budget counts the tok"),
+        (["budget-forcing:ignore=1+thinking-budget:max_thinking=9,ramp_bias=2"], [], "thinking-budget follows the tok"),
         (["thinking-budget:max_thinking=90"], ["ramp_bias=2,1"], "goes from harmless to bold from small to large"),
         (["entrocut:every=3"], [], "every acts with trigger=interval only"),
         (["entrocat"], [], "did you mean 'entrocut'"),
