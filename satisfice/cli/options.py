@@ -288,7 +288,8 @@ class ProblemOptions:
         _problems("--any-gold", help="Keep problems whose gold answer says that there is none, such as 'proof'."),
     ] = False
     data_dir: Annotated[
-        Path | None, _problems(help="Where math500.jsonl, aime24.jsonl and other suites lie, for --problems math500.")
+        Path | None,
+        _problems(help="Where math500.jsonl and other suites lie; without it --problems math500 is read from the Hub."),
     ] = None
     answer_is: Annotated[str, _problems(help="Of multiple choice, what the gold answer is: letter, text or index.")] = (
         "auto"

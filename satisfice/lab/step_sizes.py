@@ -178,8 +178,8 @@ def solve(recipe: StepsRecipe, model: GPT2LMHeadModel, problems: list[Tree], siz
 
 def _build(recipe: StepsRecipe, size: Size) -> GPT2LMHeadModel:
     """A freshly initialised GPT-2 with room for the longest problem in the smallest steps."""
-    # The longest solution is that in steps of one: two tokens an operator, three more a step.
-    longest = recipe.width + 2 + (5 * recipe.most_operators + 1) + SPARE
+    # The longest solution is that in steps of one: two tokens an operator, four more a step.
+    longest = recipe.width + 2 + 6 * recipe.most_operators + SPARE
     config = GPT2Config(
         vocab_size=trees.SIZES_FROM + recipe.largest_step + 1,
         n_positions=longest,

@@ -9,13 +9,13 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from satisfice.measurement.optimal_length import best_steps
 from satisfice.report.figures import COLOURS, POINTS_AN_INCH
 from satisfice.report.text import visible
-from satisfice.runs.step_sizes import Tested
+from satisfice.runs.step_sizes import ModelResult
 
 SHADES = ("#9cc3e6", "#5b97d1", "#1d5fae", "#123c70", "#0a2140")
 """From few operators to many."""
 
 
-def steps_figure(tested: Sequence[Tested]) -> Figure:
+def steps_figure(tested: Sequence[ModelResult]) -> Figure:
     """The picture: 95 % intervals as bars, the best number of steps of each difficulty as a large mark."""
     figure = Figure(figsize=(3.4 * len(tested) + 0.8, 3.6), dpi=POINTS_AN_INCH, layout="constrained")
     FigureCanvasAgg(figure)

@@ -16,7 +16,7 @@ from satisfice.measurement.optimal_length import Cell, Fit, fit
 from satisfice.runs.run_folder import write_atomically
 
 
-class Tested(BaseModel):
+class ModelResult(BaseModel):
     """One model's accuracy by difficulty and step size.
 
     Attributes:
@@ -34,7 +34,7 @@ class Tested(BaseModel):
     fit: Fit
 
 
-def run(recipe: StepsRecipe, out: Path, log: Callable[[str], None] = print) -> list[Tested]:
+def run(recipe: StepsRecipe, out: Path, log: Callable[[str], None] = print) -> list[ModelResult]:
     """Train and test every model of the recipe into `out`, in the recipe's order.
 
     `out` gets a folder a model, each with its `tested.json`, and `recipe.json`.
@@ -50,10 +50,10 @@ def run(recipe: StepsRecipe, out: Path, log: Callable[[str], None] = print) -> l
     return [_tested(recipe, name, out / name, log) for name in recipe.models]
 
 
-def _tested(recipe: StepsRecipe, name: str, out: Path, log: Callable[[str], None]) -> Tested:
+def _tested(recipe: StepsRecipe, name: str, out: Path, log: Callable[[str], None]) -> ModelResult:
     done = out / "tested.json"
     if done.exists():
-        return Tested.model_validate_json(done.read_text())
+        return ModelResult.model_validate_json(done.read_text())
     model = train(recipe, name, out, log)
     cells = []
     for operators in recipe.test_operators:
@@ -64,6 +64,6 @@ def _tested(recipe: StepsRecipe, name: str, out: Path, log: Callable[[str], None
             cells.append(Cell(**place, n=len(problems), right=right))
         log(f"{name}: tested on {operators} operators")
     found = fit([(cell.operators, cell.steps, cell.n, cell.right) for cell in cells])
-    tested = Tested(model=name, parameters=model.num_parameters(), cells=cells, fit=found)
+    tested = ModelResult(model=name, parameters=model.num_parameters(), cells=cells, fit=found)
     write_atomically(done, tested.model_dump_json(indent=2) + "\n")
     return tested

@@ -9,7 +9,7 @@ from satisfice import cli
 from satisfice.lab.step_sizes import StepsRecipe
 from satisfice.measurement.optimal_length import Cell, Fit, best_steps
 from satisfice.report.step_sizes import steps_figure
-from satisfice.runs.step_sizes import Tested, run
+from satisfice.runs.step_sizes import ModelResult, run
 
 RECIPE = {
     "most_operators": 3, "largest_step": 2, "swapped": 0.5, "steps": 1, "batch_size": 4, "learning_rate": 1e-3,
@@ -58,7 +58,7 @@ def test_the_best_number_of_steps_and_what_may_be_as_good():
 
 def test_the_picture_has_a_panel_a_model_and_the_smallest_step_of_equal_numbers():
     cells = [cell(7, 1, 50), cell(7, 2, 80), cell(7, 3, 70), cell(7, 4, 60), cell(7, 5, 10), cell(3, 1, 100)]
-    tested = Tested(model="a", parameters=1000, cells=cells, fit=Fit(6.0, 20.0, 1.0, 0.1))
+    tested = ModelResult(model="a", parameters=1000, cells=cells, fit=Fit(6.0, 20.0, 1.0, 0.1))
     figure = steps_figure([tested, tested])
     panel = figure.axes[1]
     drawn = panel.containers[0].lines[0]
