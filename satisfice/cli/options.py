@@ -96,6 +96,10 @@ Problems = Annotated[
         help="JSONL file, lab:SPLIT, words:SPLIT, Hub data set or reasoning-gym:NAME; the lab's models have their own.",
     ),
 ]
+Ask = Annotated[
+    str | None,
+    _engine("--ask", help="Of a run folder: the model that wrote it, to be asked where it could stop."),
+]
 Grader = Annotated[str | None, _problems(help="math, numeric, exact or choice.")]
 Limit = Annotated[int | None, _problems(min=1, help="Problems at most.")]
 System = Annotated[str, _prompt(help="System turn.")]
