@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from satisfice.cli.console import console
 from satisfice.cli.diagnose import opened_for
@@ -70,6 +71,15 @@ def information(
         return
     if found.followed:
         console.print(_steps_table(found))
+        console.print(
+            Text(
+                "after so many boundaries: entropy of the answer in nats, of thinkings that end right and wrong, in bits; "
+                "InfoGain of the step before, and that for the right answer, + where it helps (printed with the "
+                "opposite sign); ± of 95 %",
+                style="dim",
+            ),
+            highlight=False,
+        )
     console.print(pairs_table(lines_of(found)))
     if ask is None:
         console.print("\nInfoGain needs the model that wrote this run: --ask MODEL", highlight=False, markup=False)
@@ -78,15 +88,18 @@ def information(
 def _steps_table(found: "Information") -> Table:
     """A row a boundary: the entropy there, and what the step before it gained."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for name in ("after boundary", "entropy", "ends right", "ends wrong", "in bits", "InfoGain", "for the right one"):
-        table.add_column(name, justify="right")
+    for name in ("after", "entropy", "right", "wrong", "bits", "InfoGain", "right answer"):
+        table.add_column(name, justify="right", no_wrap=True)
 
     def at(values: "Sequence[Measured]", place: int) -> str:
         return _one(values[place]) if 0 <= place < len(values) else ""
 
+    def bare(values: "Sequence[Measured]", place: int) -> str:
+        return f"{values[place].value:.2f}" if place < len(values) else ""
+
     for place, bits in enumerate(found.entropy_bits):
         table.add_row(
-            str(place), at(found.entropy, place), at(found.entropy_right, place), at(found.entropy_wrong, place),
+            str(place), at(found.entropy, place), bare(found.entropy_right, place), bare(found.entropy_wrong, place),
             f"{bits:.2f}", at(found.gain, place - 1), at(found.targeted, place - 1),
         )  # fmt: skip
     return table
@@ -97,7 +110,7 @@ def lines_of(found: "Information") -> list[tuple[str, str]]:
     right, wrong = found.program_bias_right, found.program_bias_wrong
     lines = [
         ("method", found.method),
-        ("thinkings followed", f"{found.followed:,}; nats, right answer: + where it helps, printed as -"),
+        ("thinkings followed", f"{found.followed:,}"),
         (
             "InfoBias of answers, -I(answer; gold)",
             f"{found.answers_bias:.2f} nats, n = {found.responses:,}, error at most {found.answers_bias_error:.2f}",
@@ -109,6 +122,6 @@ def lines_of(found: "Information") -> list[tuple[str, str]]:
 
 
 def _one(value: "Measured") -> str:
-    if value.low is None or value.high is None:
-        return f"{value.value:.2f}"
-    return f"{value.value:.2f} ({value.low:.2f} to {value.high:.2f})".replace("-0.00", "0.00")
+    """A mean with half of its interval."""
+    shown = f"{value.value:.2f}".replace("-0.00", "0.00")
+    return shown if value.high is None else f"{shown} ± {value.high - value.value:.2f}"

@@ -3,7 +3,7 @@
 As in arXiv 2502.07266: GPT-2 models of several sizes, step sizes drawn evenly, the size's token read and written, AdamW
 with decay 0.05 and betas 0.9 and 0.98, cosine to a tenth, gradients clipped at 1, no dropout, greedy answers. Ours,
 because it is to take minutes on one thread: fewer operators, smaller models, far fewer problems, and so a larger
-learning rate.
+learning rate, and a larger weight on the values, which are few among the tokens that are only copied.
 """
 
 import math
@@ -64,6 +64,7 @@ class StepsRecipe(BaseModel):
     learning_rate: float = Field(gt=0)
     warmup_steps: int = Field(50, ge=0)
     weight_decay: float = Field(0.05, ge=0)
+    value_weight: float = Field(1.0, gt=0, description="how often a step's value counts, against its other tokens")
     threads: int = Field(1, ge=1)
     # the test
     test_operators: list[int] = Field(min_length=1)
@@ -113,7 +114,9 @@ def train(recipe: StepsRecipe, name: str, out: Path, log: Callable[[str], None] 
             group["lr"] = rate * min(1.0, (step + 1) / max(1, recipe.warmup_steps))
         ids, labels = batch(recipe, rng)
         logits = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
-        loss = functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+        weights = torch.where(ids[:, :-1] == trees.EQUALS, recipe.value_weight, 1.0) * (labels[:, 1:] >= 0)
+        losses = functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), reduction="none")
+        loss = (losses.view_as(weights) * weights).sum() / weights.sum()
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -47,24 +47,19 @@ def test_the_bias_of_answers_is_minus_what_they_tell_about_the_gold_ones():
     assert answers_bias(["x"] * 400, golds)[0] == pytest.approx(0, abs=1e-9)
 
 
-def test_the_programs_bias_is_larger_for_other_words_and_for_length_alone():
+def test_the_programs_bias_grows_with_length_alone():
     rng = np.random.default_rng(0)
-
-    def thinking(words):
-        return " ".join(rng.choice(words, 30))
-
-    ours, others = ["add", "two", "so", "then", "carry"], ["red", "blue", "green", "cat", "dog"]
-    ideal = {name: [thinking(ours) for _ in range(6)] for name in ("near", "far", "long")}
-    near = ideal["near"]
-    traces = {"near": near, "far": [thinking(others) for _ in range(6)], "long": ideal["long"]}
-    found = program_bias(
-        traces, ideal, {"near": 30.0, "far": 30.0, "long": 300.0}, {"near": True, "far": False, "long": False}
-    )
+    texts = [" ".join(rng.choice(["add", "two", "so", "then", "carry"], 30)) for _ in range(6)]
+    same = dict.fromkeys(("short", "middle", "long"), texts)
+    right = {"short": True, "middle": False, "long": False}
+    found = program_bias(same, same, {"short": 30.0, "middle": 100.0, "long": 300.0}, right)
     values = found["program_bias"]
-    assert values["near"] < values["far"]
-    assert values["long"] > values["near"]  # the same texts, ten times the tokens
-    assert found["program_bias_right"].value == pytest.approx(values["near"])
-    assert found["program_bias_wrong"].n == 2
+    assert (values["short"], values["long"]) == pytest.approx((0, 1))
+    assert values["middle"] == pytest.approx((1 / 30 - 1 / 100) / (1 / 30 - 1 / 300))
+    assert found["program_bias_right"].value == pytest.approx(0)
+    assert (found["program_bias_wrong"].value, found["program_bias_wrong"].n) == pytest.approx(
+        (0.5 + values["middle"] / 2, 2)
+    )
 
 
 def test_texts_are_near_if_they_use_the_same_words():
