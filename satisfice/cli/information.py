@@ -73,9 +73,9 @@ def information(
         console.print(_steps_table(found))
         console.print(
             Text(
-                "after so many boundaries: entropy of the answer in nats, of thinkings that end right and wrong, in bits; "
-                "InfoGain of the step before, and that for the right answer, + where it helps (printed with the "
-                "opposite sign); ± of 95 %",
+                "after so many boundaries: entropy of the answer in nats, of thinkings that end right and wrong, in "
+                "bits; InfoGain of the step before, and that for the right answer, + where it helps (printed with "
+                "the opposite sign); ± of 95 %",
                 style="dim",
             ),
             highlight=False,
