@@ -25,8 +25,8 @@ TEST_BATCH = 256
 """Problems that are solved at once."""
 SPARE = 8
 """Tokens that a solution may be longer than the right one; what goes on is cut off and wrong."""
-LOG_EVERY = 100
-"""Steps between two lines of the training."""
+SAVE_EVERY = 100
+"""Steps between two checkpoints, and two lines on the terminal."""
 
 
 class Size(BaseModel):
@@ -97,7 +97,10 @@ def load_steps_recipe(path: Path) -> StepsRecipe:
 
 
 def train(recipe: StepsRecipe, name: str, out: Path, log: Callable[[str], None] = print) -> GPT2LMHeadModel:
-    """Train one of the recipe's models into `out`, or read it where that was done before."""
+    """Train one of the recipe's models into `out`; an interrupted training goes on from its last checkpoint.
+
+    A model that is there already is read.
+    """
     if (out / "config.json").exists():
         return GPT2LMHeadModel.from_pretrained(out)
     torch.set_num_threads(recipe.threads)
@@ -107,7 +110,16 @@ def train(recipe: StepsRecipe, name: str, out: Path, log: Callable[[str], None] 
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.98), weight_decay=recipe.weight_decay
     )
-    for step in range(recipe.steps):
+    out.mkdir(parents=True, exist_ok=True)
+    checkpoint, first = out / "checkpoint.pt", 0
+    if checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=True)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        version, numbers, gauss = state["rng"]
+        rng.setstate((version, tuple(numbers), gauss))
+        first = state["step"]
+    for step in range(first, recipe.steps):
         progress = step / recipe.steps
         rate = recipe.learning_rate * (0.55 + 0.45 * math.cos(math.pi * progress))
         for group in optimizer.param_groups:
@@ -121,10 +133,16 @@ def train(recipe: StepsRecipe, name: str, out: Path, log: Callable[[str], None] 
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        if (step + 1) % LOG_EVERY == 0:
+        if (step + 1) % SAVE_EVERY == 0:
+            version, numbers, gauss = rng.getstate()
+            state = {"rng": [version, list(numbers), gauss], "step": step + 1}
+            state |= {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+            torch.save(state, out / "checkpoint.new")
+            (out / "checkpoint.new").replace(checkpoint)
             log(f"{name}: step {step + 1} of {recipe.steps}, loss {loss.item():.3f}")
     model.eval()
     model.save_pretrained(out)
+    checkpoint.unlink(missing_ok=True)
     return model
 
 

@@ -44,6 +44,25 @@ def test_a_model_is_trained_once_and_the_same_for_a_seed(tmp_path):
     assert len(solve(recipe, first, held_out(recipe, 3), 2)) == 5
 
 
+def test_an_interrupted_training_ends_with_the_same_weights(tmp_path, monkeypatch):
+    monkeypatch.setattr("satisfice.lab.step_sizes.SAVE_EVERY", 2)
+    recipe = StepsRecipe.model_validate(TINY | {"steps": 5})
+    whole = train(recipe, "tiny", tmp_path / "whole", lambda _: None)
+
+    def interrupt(line):
+        if "step 4 of 5" in line:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, "tiny", tmp_path / "cut", interrupt)
+    said = []
+    resumed = train(recipe, "tiny", tmp_path / "cut", said.append)
+    assert said == []  # one step was left
+    for name, weights in whole.state_dict().items():
+        assert torch.equal(weights, resumed.state_dict()[name])
+    assert not (tmp_path / "cut" / "checkpoint.pt").exists()
+
+
 def test_a_right_solution_is_right_and_another_value_is_wrong():
     class Reads:
         """Writes the right solution, with another last digit for every second problem."""
