@@ -165,7 +165,7 @@ def embed(texts: Sequence[str]) -> Floats:
         words = re.findall(r"\w+|[^\w\s]", text.lower())
         for term in [*words, *map(" ".join, pairwise(words))]:
             row[zlib.crc32(term.encode()) % DIMENSIONS] += 1
-    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1.0)
+    return np.asarray(rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1.0))
 
 
 def _kept(rows: Sequence[Sequence[float]]) -> list[Measured]:

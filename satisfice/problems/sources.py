@@ -150,9 +150,8 @@ def load_problems(
     if answer_is not in get_args(AnswerIs):
         raise ProblemsError(f"answer_is is one of {', '.join(get_args(AnswerIs))}, not {answer_is!r}")
     if spec in SUITES and data_dir is None:
-        for option, value in (("split", split), ("columns", columns)):
-            if value:
-                raise ProblemsError(f"{spec} takes no {option}: those of a suite are known")
+        if split or columns:
+            raise ProblemsError(f"{spec} takes no {'split' if split else 'columns'}: those of a suite are known")
         records, notes = _suite(spec)
         options = _Options({}, any_gold, answer_is)
         loaded = _collect(spec, spec, "row", records, options, limit, skip_bad)

@@ -63,19 +63,18 @@ def timeline_figure(course: Course, stops: Mapping[str, int] | None = None) -> F
         {"entropy": _entropy, "marker": _marker, "answers": _answers}[panel](axes, course)
     axes.set_xlabel("thinking tokens", color=COLOURS["ink"], fontsize=10, loc="right")
     axes.xaxis.label.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 1})
-    _name_stops(axes, marks, end, course.tokens)
+    _name_stops(axes, heights["answers"], marks, end, course.tokens)
     return figure
 
 
-def _name_stops(axes: Axes, marks: Mapping[str, int], end: int, tokens: int) -> None:
-    """The names of the marks below an axes, each at a line that leads down from its place.
+def _name_stops(axes: Axes, inches: float, marks: Mapping[str, int], end: int, tokens: int) -> None:
+    """The names of the marks below an axes, `inches` high, each at a line that leads down from its place.
 
     Names stand right of their line, or left of it near the right end. The order keeps lines from names: of those on the
     right the rightmost first, of those on the left the rightmost last.
     """
     left = sorted((mark for mark in marks.items() if mark[1] >= 0.6 * end), key=lambda mark: mark[1])
     right = sorted((mark for mark in marks.items() if mark[1] < 0.6 * end), key=lambda mark: -mark[1])
-    inches = axes.get_position().height * axes.figure.get_figheight()
     for place, (name, at) in enumerate([*left, *right]):
         down, aside = -46 - ROW * place, 4 if at < 0.6 * end else -4
         axes.plot(
