@@ -96,6 +96,10 @@ Problems = Annotated[
         help="JSONL file, lab:SPLIT, words:SPLIT, Hub data set or reasoning-gym:NAME; the lab's models have their own.",
     ),
 ]
+Ask = Annotated[
+    str | None,
+    _engine("--ask", help="Of a run folder: the model that wrote it, to be asked where it could stop."),
+]
 Grader = Annotated[str | None, _problems(help="math, numeric, exact or choice.")]
 Limit = Annotated[int | None, _problems(min=1, help="Problems at most.")]
 System = Annotated[str, _prompt(help="System turn.")]
@@ -295,7 +299,8 @@ class ProblemOptions:
         _problems("--any-gold", help="Keep problems whose gold answer says that there is none, such as 'proof'."),
     ] = False
     data_dir: Annotated[
-        Path | None, _problems(help="Where math500.jsonl, aime24.jsonl and other suites lie, for --problems math500.")
+        Path | None,
+        _problems(help="Where math500.jsonl and other suites lie; without it --problems math500 is read from the Hub."),
     ] = None
     answer_is: Annotated[str, _problems(help="Of multiple choice, what the gold answer is: letter, text or index.")] = (
         "auto"

@@ -170,3 +170,40 @@ def test_a_run_is_graded_again(satisfice, synthetic):
     assert {file.name: file.read_bytes() for file in synthetic.glob("traces-*.jsonl")} == before
     data = json.loads(satisfice("regrade", synthetic, "--grader", "numeric", "--against", "numeric", "--json")[1])
     assert (data["changes"], data["file"]) == ([], None)
+
+
+def test_information_of_a_run(satisfice, tmp_path):
+    for folder, seed in (("run", 0), ("ideal", 1)):
+        status, _, err = satisfice(
+            "compare", "lab", "--limit", "3", "--samples", "2", "--methods", "plain", "--out", tmp_path / folder,
+            "--seed", seed,
+        )  # fmt: skip
+        assert status == 0, err
+    status, out, err = satisfice("information", tmp_path / "run")
+    assert (status, "--ask MODEL" in " ".join(out.split()), "InfoBias of answers" in out) == (0, True, True), err
+    status, out, err = satisfice(
+        "information", tmp_path / "run", "--ask", "lab", "--ideal", tmp_path / "ideal", "--json"
+    )
+    assert status == 0, err
+    found = json.loads(out)
+    assert (found["followed"], found["responses"], len(found["program_bias"])) == (6, 6, 3)
+    for trace in found["traces"]:
+        assert len(trace["gains"]) == len(trace["places"]) - 1
+        assert trace["targeted"] == pytest.approx([-gain for gain in trace["targeted_as_printed"]])
+        assert trace["candidates"][0] not in trace["candidates"][1:]
+    assert found["entropy"][0]["value"] > found["entropy"][-1]["value"]
+    status, out, _ = satisfice("information", tmp_path / "run", "--ask", "lab")
+    assert (status, "InfoGain  right answer" in out) == (0, True)  # in one line at 80 columns
+    status, _, err = satisfice("information", tmp_path / "run", "--ask", "lab-tldr")
+    assert (status, "another model" in err) == (2, True)
+
+
+def test_information_refuses_an_ideal_run_that_does_not_fit(satisfice, synthetic, tmp_path):
+    status, _, err = satisfice("information", synthetic, "--ideal", synthetic)
+    assert (status, "make both runs with --samples 2 or more" in err) == (2, True), err
+    other = write_run(tmp_path / "other", problems=5, methods=1)
+    config = json.loads((other / "run.json").read_text())
+    config["problems"]["digest"] = "another"
+    (other / "run.json").write_text(json.dumps(config))
+    status, _, err = satisfice("information", synthetic, "--ideal", other)
+    assert (status, "a run of other problems" in err) == (2, True), err
