@@ -35,6 +35,7 @@ HEAVY = {
     "fastapi": {"server"},
     "matplotlib": {"report"},
     "typer": {"cli"},
+    "inspect_ai": {"hosts"},
 }
 """Packages that are optional or slow to import, and the rooms that may name them."""
 
