@@ -39,8 +39,11 @@ from inspect_ai.solver import generate
 def chains():
     return Task(
         dataset=[
-            Sample("Start with 10. Steps in the order of their letters: c) +5, d) *3. What is the result?", "45"),
-            Sample("Start with 4. Steps in the order of their letters: b) *2, e) +7. What is the result?", "15"),
+            Sample(input=f"Start with {steps}. What is the result?", target=target)
+            for steps, target in (
+                ("10. Steps in the order of their letters: c) +5, d) *3", "45"),
+                ("4. Steps in the order of their letters: b) *2, e) +7", "15"),
+            )
         ],
         solver=[generate()],
         scorer=includes(),
