@@ -36,6 +36,7 @@ DOORS = (
     Door("smollm2", "engine", "a small real model that comes as a package", "smollm2"),
     Door("satisfice.hosts.transformers", "door", "controls and methods inside Transformers' generate"),
     Door("satisfice.hosts.sglang", "door", "controls inside SGLang, by a request; SGLang itself is yours to install"),
+    Door("satisfice.hosts.llama_cpp", "door", "controls inside llama-cpp-python", "llama-cpp"),
     Door("inspect eval --model satisfice/MODEL", "door", "every engine and method as a model of Inspect", "inspect"),
     Door("satisfice serve", "door", "an OpenAI-compatible server with every method", "serve"),
     Door("vLLM plugin", "door", "controls inside vllm serve", "vllm"),

@@ -23,7 +23,7 @@ from inspect_ai.model import (  # noqa: E402
 from inspect_ai.tool import ToolInfo  # noqa: E402
 
 from satisfice.hosts import inspect as door  # noqa: E402
-from satisfice.intervention import MethodError  # noqa: E402
+from satisfice.intervention import MethodError, lab_spellings  # noqa: E402
 from satisfice.server.protocol import Refusal  # noqa: E402
 
 pytestmark = pytest.mark.hosts
@@ -144,7 +144,8 @@ def test_choices_are_seeded_apart_and_counted_together(model):
 
 
 def test_probes_are_part_of_the_usage(model):
-    output = asked(model, extra_body={"method": "deer"})
+    on_lab = next(spelled for spelled in lab_spellings() if spelled.startswith("deer:"))
+    output = asked(model, extra_body={"method": on_lab})
     [facts] = output.metadata["satisfice"]
     assert facts["cost"]["probe_tokens"] > 0
     kept = facts["cost"]["thinking_tokens"] + facts["cost"]["answer_tokens"]

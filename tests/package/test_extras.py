@@ -32,6 +32,7 @@ FOR: dict[str, list[str]] = {
     "gguf": ["gguf", "accelerate", "satisfice.engines.pretrained"],
     "openai": ["satisfice.engines.openai"],
     "serve": ["satisfice.server.app", "satisfice.server.process"],
+    "llama-cpp": ["satisfice.hosts.llama_cpp", "llama_cpp", "gguf"],
     "inspect": ["satisfice.hosts.inspect", "satisfice.server.wishes"],
     "ray": ["ray", "satisfice.runs.scale_out"],
     "gym": ["reasoning_gym"],
