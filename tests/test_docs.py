@@ -43,7 +43,7 @@ LANGUAGES = {"sh", "python", "yaml", "json", "text"}
 YOURS = {"MODEL", "SECOND_MODEL", "RECIPE", "DIR", "RUN", "URL", "..."}
 """What stands for something of the reader's."""
 YOUR_PROBLEMS = re.compile(r"(/data/)?(gsm8k|gsm8k_test|math500|gpqa|held-out|problems)\.jsonl|runs/longer\.jsonl")
-OTHER_PROGRAMS = {"vllm", "ray", "curl", "trl", "llama-server", "lm_eval", "torchrun", "accelerate", "cd", "git", "inspect"}
+OTHER_PROGRAMS = {"vllm", "ray", "curl", "trl", "llama-server", "lm_eval", "torchrun", "accelerate", "cd", "git", "inspect", "litellm", "lighteval", "docker"}
 NEED_OTHERS = {"satisfice.engines.openai", "satisfice.engines.vllm", "satisfice.training.verl"}
 """Modules that can be imported only where another package is installed."""
 RUN = {

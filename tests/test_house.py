@@ -36,6 +36,9 @@ HEAVY = {
     "matplotlib": {"report"},
     "typer": {"cli"},
     "inspect_ai": {"hosts"},
+    "lighteval": {"hosts"},
+    "litellm": {"hosts"},
+    "sglang": {"hosts"},
 }
 """Packages that are optional or slow to import, and the rooms that may name them."""
 

@@ -38,6 +38,8 @@ DOORS = (
     Door("satisfice.hosts.sglang", "door", "controls inside SGLang, by a request; SGLang itself is yours to install"),
     Door("satisfice.hosts.llama_cpp", "door", "controls inside llama-cpp-python", "llama-cpp"),
     Door("inspect eval --model satisfice/MODEL", "door", "every engine and method as a model of Inspect", "inspect"),
+    Door("satisfice.hosts.litellm", "door", "efforts as methods in LiteLLM's proxy", "litellm"),
+    Door("satisfice/hosts/lighteval.py", "door", "for lighteval custom; lighteval itself is yours to install"),
     Door("satisfice serve", "door", "an OpenAI-compatible server with every method", "serve"),
     Door("vLLM plugin", "door", "controls inside vllm serve", "vllm"),
     Door("satisfice train", "part", "training with TRL", "train"),

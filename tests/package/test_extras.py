@@ -33,6 +33,7 @@ FOR: dict[str, list[str]] = {
     "openai": ["satisfice.engines.openai"],
     "serve": ["satisfice.server.app", "satisfice.server.process"],
     "llama-cpp": ["satisfice.hosts.llama_cpp", "llama_cpp", "gguf"],
+    "litellm": ["satisfice.hosts.litellm"],
     "inspect": ["satisfice.hosts.inspect", "satisfice.server.wishes"],
     "ray": ["ray", "satisfice.runs.scale_out"],
     "gym": ["reasoning_gym"],
