@@ -9,7 +9,7 @@ place: a `method` for `satisfice serve`, `vllm_xargs` for vLLM with the plugin.
 
 from typing import Any
 
-from fastapi import HTTPException
+from litellm.exceptions import BadRequestError
 from litellm.integrations.custom_logger import CustomLogger
 
 KEY = "satisfice"
@@ -30,7 +30,7 @@ class Efforts(CustomLogger):  # type: ignore[misc]
             the request, changed; None leaves it as it is: the model has no efforts here, or the client asks for none.
 
         Raises:
-            HTTPException: 400, the effort stands for nothing at this model, or the body says already how to think.
+            BadRequestError: the effort stands for nothing at this model, or the body says already how to think.
         """
         efforts = (kwargs.get("model_info") or {}).get(KEY)
         effort = kwargs.get("reasoning_effort")
@@ -38,12 +38,18 @@ class Efforts(CustomLogger):  # type: ignore[misc]
             return None
         if effort not in efforts:
             known = ", ".join(efforts)
-            raise HTTPException(400, f"reasoning_effort {effort!r} means nothing to this model; it knows {known}")
+            raise _refusal(kwargs, f"reasoning_effort {effort!r} means nothing to this model; it knows {known}")
         body = kwargs.get("extra_body") or {}
         if said := sorted(efforts[effort].keys() & {*body, *kwargs}):
-            raise HTTPException(400, f"reasoning_effort and {said[0]} both say how to think; leave one of them out")
+            raise _refusal(kwargs, f"reasoning_effort and {said[0]} both say how to think; leave one of them out")
         changed = {name: value for name, value in kwargs.items() if name != "reasoning_effort"}
         return changed | {"extra_body": {**body, **efforts[effort]}}
+
+
+def _refusal(kwargs: dict[str, Any], message: str) -> Exception:
+    """Status 400; LiteLLM neither tries such a request again nor blames the model behind."""
+    refusal: Exception = BadRequestError(message, str(kwargs.get("model")), "satisfice")
+    return refusal
 
 
 efforts = Efforts()

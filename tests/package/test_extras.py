@@ -19,7 +19,8 @@ EXTRAS: dict[str, list[str]] = {"": [], **PROJECT["optional-dependencies"]}
 FOR: dict[str, list[str]] = {
     "": [
         "satisfice.cli", "satisfice.cli.compare", "satisfice.cli.solve", "satisfice.cli.train",
-        "satisfice.cli.serve", "satisfice.engines.transformers", "satisfice.hosts.sglang", "satisfice.hosts.transformers",
+        "satisfice.cli.serve", "satisfice.engines.transformers", "satisfice.hosts.sglang",
+        "satisfice.hosts.transformers",
         "satisfice.intervention", "satisfice.problems", "satisfice.reinforcement", "satisfice.report",
         "satisfice.runs.calibration", "satisfice.runs.experiment", "satisfice.runs.scale_out",
         "satisfice.supervision", "satisfice.training.recipe", "satisfice.vllm_plugin",
