@@ -44,8 +44,8 @@ YOURS = {"MODEL", "SECOND_MODEL", "RECIPE", "DIR", "RUN", "URL", "..."}
 """What stands for something of the reader's."""
 YOUR_PROBLEMS = re.compile(r"(/data/)?(gsm8k|gsm8k_test|math500|gpqa|held-out|problems)\.jsonl|runs/longer\.jsonl")
 OTHER_PROGRAMS = {
-    "vllm", "ray", "curl", "trl", "llama-server", "lm_eval", "torchrun", "accelerate", "cd", "git", "inspect", "litellm",
-    "lighteval", "docker",
+    "vllm", "ray", "curl", "trl", "llama-server", "lm_eval", "torchrun", "accelerate", "cd", "git", "inspect",
+    "litellm", "lighteval", "docker",
 }  # fmt: skip
 NEED_OTHERS = {
     "satisfice.engines.openai", "satisfice.engines.vllm", "satisfice.hosts.inspect", "satisfice.hosts.lighteval",
