@@ -182,8 +182,7 @@ class SatisficeAPI(ModelAPI):
 def thinking(method: str | list[str] = "plain") -> Solver:
     """Generate by a method, whatever method the model was given.
 
-    It goes with `--model satisfice/...`, and with `openai-api/...` in front of `satisfice serve`: the method travels in
-    the request's body.
+    It goes with `--model satisfice/...`: the method travels in the request's body, as `satisfice serve` takes it.
 
     Args:
         method: spelled as on the command line.
