@@ -35,6 +35,10 @@ HEAVY = {
     "fastapi": {"server"},
     "matplotlib": {"report"},
     "typer": {"cli"},
+    "inspect_ai": {"hosts"},
+    "lighteval": {"hosts"},
+    "litellm": {"hosts"},
+    "sglang": {"hosts"},
 }
 """Packages that are optional or slow to import, and the rooms that may name them."""
 

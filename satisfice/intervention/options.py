@@ -3,7 +3,8 @@
 Every door reads the same keys and gets the same controls for them; what carries them there differs.
 """
 
-from collections.abc import Mapping
+import difflib
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Annotated, Any
 
@@ -246,6 +247,22 @@ class Options(BaseModel):
 
 REFLECTION = NoWait()._listed
 """The words of `suppress_reflection`: the default list of the method no-wait."""
+
+
+def refuse_unknown(keys: Iterable[str], where: str) -> None:
+    """Refuse keys that there are not.
+
+    Args:
+        keys: what is asked.
+        where: what they came in, for the message.
+
+    Raises:
+        OptionError: it names the first such key, and what it may have been meant to be.
+    """
+    for key in sorted(set(keys) - Options.model_fields.keys()):
+        near = difflib.get_close_matches(key, Options.model_fields, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(Options.model_fields)}"
+        raise OptionError(f"{where} has no key {key}; {hint}")
 
 
 def checked(values: Mapping[str, Any], where: str) -> Options:

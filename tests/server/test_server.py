@@ -20,10 +20,11 @@ from satisfice.intervention import METHODS, MethodError, lab_spellings, parse_me
 from satisfice.lab.tokenizer import build_tokenizer
 from satisfice.problems import Problem
 from satisfice.runs.certificate import Certificate, Setting
-from satisfice.server.app import Settings, choice_seed, efforts_from
+from satisfice.server.app import Settings, choice_seed
 from satisfice.server.meter import Meter, MeteredEngine
 from satisfice.server.process import listen, offered
 from satisfice.server.protocol import ECHOED
+from satisfice.server.wishes import efforts_from
 from satisfice.thinking import ThinkingFormat
 
 openai = pytest.importorskip("openai")
