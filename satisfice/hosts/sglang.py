@@ -125,6 +125,7 @@ class _Model:
 
     def apply(self, logits: torch.Tensor, slots: torch.Tensor) -> None:
         """Edit logits in place; (B, V) and (B,)."""
+        self._table.look(logits, slots)
         self._table.apply(logits, slots)
 
     def _admit(self, known: _Followed, options: Options) -> None:
