@@ -21,7 +21,7 @@ FLOORS = (
     {"engines", "problems", "measurement"},
     {"lab"},
     {"thinking", "trace", "token_text"},
-    {"parameters", "levels", "lazy", "registry", "spelling"},
+    {"attention", "parameters", "levels", "lazy", "registry", "spelling"},
 )
 """From the top down."""
 HEAVY = {

@@ -30,7 +30,7 @@ from satisfice.intervention.prompt_reader import PromptReader
 from satisfice.problems.problem import Problem
 from satisfice.thinking import Prompt, ThinkingFormat, decode
 
-KEPT = 1024
+KEPT = 256
 """Steps that a processor can be taken back by; assisted generation drafts far fewer tokens at once."""
 
 
@@ -128,9 +128,11 @@ class ThinkingControls(LogitsProcessor):
         if rows is None:
             rows = self._rows = self._begin(input_ids, scores)
         edited = scores.clone()
+        rows.table.look(scores, rows.slots)
         rows.table.apply(edited, rows.slots)
         rows.taken[input_ids.shape[1]] = rows.table.snapshot()
-        rows.taken.pop(input_ids.shape[1] - KEPT, None)
+        # Nothing is drafted for several rows at once, and what is kept of many steps is large.
+        rows.taken.pop(input_ids.shape[1] - (KEPT if len(input_ids) == 1 else 1), None)
         rows.ids = input_ids
         return edited  # type: ignore[return-value]
 

@@ -144,6 +144,21 @@ def test_a_batch_is_written_as_by_the_engine(lab):
     assert [one == other for one, other in zip(expected, free, strict=True)] == [False, False, True, False]
 
 
+def test_what_is_read_of_the_thinking_ends_it_as_in_the_engine(lab):
+    network, tokenizer, _ = lab
+    keys = [
+        {"confidence_above": -0.05, "confidence_window": 8, "confidence_min_tokens": 0, "confidence_end": "line"},
+        {"stop_loops": True, "loop_ngram": 4, "loop_repeats": 2, "loop_window": 80},
+        {"max_thinking_tokens": 12, "grace_tokens": 20},
+    ]
+    prompts = [prompt(tokenizer, problem) for problem in PROBLEMS[:3]]
+    requests = [Request(tokenizer, ids, each) for ids, each in zip(prompts, keys, strict=True)]
+    run(network, requests)
+    expected = [by_engine(lab, ids, each) for ids, each in zip(prompts, keys, strict=True)]
+    assert [each.output_ids for each in requests] == expected
+    assert all(one != by_engine(lab, ids, {}) for one, ids in zip(expected, prompts, strict=True))
+
+
 def test_requests_come_and_go_and_slots_are_given_again(lab, monkeypatch):
     network, tokenizer, _ = lab
     monkeypatch.setattr(door, "FIRST_SLOTS", 1)

@@ -549,7 +549,9 @@ def test_in_front_of_another_server_it_says_what_can_be_served_there(tokenizer):
         )
         assert any(line.startswith(no_logprobs) for line in cannot)
         assert any(
-            line.startswith("refused here: no-wait, temperature-scaling, thinking-budget: no control, ")
+            line.startswith(
+                "refused here: no-wait, soft-landing, stop-loops, temperature-scaling, thinking-budget: no control, "
+            )
             for line in cannot
         )
         with serving(engine, model="fake") as running:
@@ -570,7 +572,8 @@ def test_at_start_the_server_says_what_its_engine_can_serve(engine, tokenizer):
     bare.capabilities = frozenset({Capability.CANCEL})
     bare.lacking = {Capability.CONTROL: "the server has no plugin"}
     lines = offered(bare)
-    assert "refused here: no-wait, temperature-scaling, thinking-budget: no control, the server has no plugin" in lines
+    controls = "no-wait, soft-landing, stop-loops, temperature-scaling, thinking-budget"
+    assert f"refused here: {controls}: no control, the server has no plugin" in lines
     assert "refused here: decoding-tree: no tree" in lines
     assert all(len([line for line in lines if f" {name}," in line or f" {name}:" in line]) <= 1 for name in METHODS)
 
