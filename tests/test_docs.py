@@ -265,6 +265,8 @@ def check_command(command: list[str], written: set[str]) -> None:
     elif command[:3] == ["python", "-m", "verl.trainer.main_ppo"]:
         estimator = next(word for word in command if word.startswith("algorithm.adv_estimator="))
         assert estimator.removeprefix("algorithm.adv_estimator=satisfice-") in OBJECTIVES
+    elif command[:3] == ["python", "-m", "sglang.launch_server"]:
+        assert {"--enable-custom-logit-processor", "--disable-overlap-schedule"} <= {*command}, "the door needs both"
     else:
         assert command[0] in OTHER_PROGRAMS, f"what is {command[0]}?"
     if command[0] == "curl":

@@ -58,7 +58,7 @@ REMEDY = (
 """How a refusal of a `reasoning_effort` goes on."""
 
 
-@modelapi(name="satisfice")
+@modelapi(name="satisfice")  # type: ignore[untyped-decorator]
 def satisfice() -> type[ModelAPI]:
     """What Inspect makes a model of where it is asked for `satisfice/MODEL`."""
     return SatisficeAPI
@@ -178,7 +178,7 @@ class SatisficeAPI(ModelAPI):
         return _output(self.model_name, traces)
 
 
-@solver(name="thinking")
+@solver(name="thinking")  # type: ignore[untyped-decorator]
 def thinking(method: str | list[str] = "plain") -> Solver:
     """Generate by a method, whatever method the model was given.
 

@@ -180,15 +180,15 @@ class ThinkingControls(CustomLogitProcessor):  # type: ignore[misc,valid-type]
                 _refuse(params["__req__"], reason)
             return logits
         rows: dict[_Model, list[_Followed | None]] = {}
-        for row, params in enumerate(custom_param_list or ()):
-            if params is None or not _keys(params):
+        for row, given in enumerate(custom_param_list or ()):
+            if given is None or not _keys(given):
                 continue
             try:
-                refuse_unknown(params.keys() - {"__req__", THINKING_FORMAT}, "custom_params")
-                model = _model_of(params, logits)
-                followed = model.follow(params["__req__"], _keys(params))
+                refuse_unknown(given.keys() - {"__req__", THINKING_FORMAT}, "custom_params")
+                model = _model_of(given, logits)
+                followed = model.follow(given["__req__"], _keys(given))
             except (OptionError, UnknownThinkingFormat, ValueError) as error:
-                _refuse(params["__req__"], str(error))
+                _refuse(given["__req__"], str(error))
                 continue
             rows.setdefault(model, [None] * len(logits))[row] = followed
         for model, followed_rows in rows.items():

@@ -78,7 +78,8 @@ class LoopWatch:
         found = circling(run, self._distances, *rule)
         held = (self.held.index_select(0, slots) + 1) * found
         self.held[slots] = held
-        return found & ((level >= end[:, 0]) | (held > grace[:, 0]))
+        ends: torch.Tensor = found & ((level >= end[:, 0]) | (held > grace[:, 0]))
+        return ends
 
     def replay(self, slot: int, tokens: Sequence[int], thinking: Sequence[bool], levels: Sequence[int]) -> list[bool]:
         """`observe` for many tokens of one slot, without tensors: what it would have returned for each."""

@@ -10,7 +10,7 @@ import math
 import random
 from collections.abc import Callable
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as functional
@@ -188,7 +188,7 @@ def solve(recipe: StepsRecipe, model: GPT2LMHeadModel, problems: list[Tree], siz
     for start in range(0, len(problems), TEST_BATCH):
         part = problems[start : start + TEST_BATCH]
         ids = torch.tensor([trees.prompt(tree, size, recipe.width) for tree in part])
-        written = model.generate(
+        written: Any = model.generate(  # type: ignore[misc]
             input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False,
             max_new_tokens=len(part[0].solution(size)) + SPARE, eos_token_id=trees.END, pad_token_id=trees.PAD,
         )  # fmt: skip

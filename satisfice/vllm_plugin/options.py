@@ -203,7 +203,11 @@ def _of_method(method: Method) -> dict[str, Any] | None:
         landing |= {"grace_tokens": method.grace, "grace_end": method.until} if method.grace else {}
         return landing | _cue(method.cue)
     if isinstance(method, StopLoops):
-        loops = {"loop_ngram": method.ngram, "loop_repeats": method.repeats, "loop_window": method.window}
+        loops: dict[str, Any] = {
+            "loop_ngram": method.ngram,
+            "loop_repeats": method.repeats,
+            "loop_window": method.window,
+        }
         loops |= {"loop_periodic": method.periodic, "loop_end": method.until, "loop_grace": method.grace}
         return {"stop_loops": True, **loops} | _cue(method.cue)
     if isinstance(method, ConfidenceExit):
