@@ -4,8 +4,10 @@ The parameters of every live request are tensors over slots, so a step costs a h
 the number of requests and their settings, and nothing has to come back to the host.
 """
 
+from abc import abstractmethod
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 
 from satisfice.engines.control_batch import ControlBatch, Markers
@@ -14,7 +16,55 @@ from satisfice.intervention.controls import EndScaling, SuppressTokens, Thinking
 from satisfice.thinking import token_bytes
 
 
-class EndScalingBatch(ControlBatch):
+class MarkerBatch(ControlBatch):
+    """Requests of which nothing changes but their place in the thinking format.
+
+    A host that has the tokens on the CPU tells of them by `follow`. Then it is known that most tokens move nobody,
+    and what a step needs of the slots is looked up again only after one that did.
+    """
+
+    def __init__(self, markers: Markers, slots: int) -> None:
+        super().__init__(markers, slots)
+        self._following = False
+        self._places = np.zeros(slots, dtype=np.int64)  # `state`, on the host; only kept up by `follow`
+        self._found: tuple[torch.Tensor, tuple[torch.Tensor, ...]] | None = None
+
+    def admit(self, slot: int, control: Control) -> None:
+        """See `ControlBatch.admit`."""
+        super().admit(slot, control)
+        self._places[slot], self._found = control.state, None
+
+    def follow(self, tokens: np.ndarray, slots: np.ndarray) -> None:
+        """See `ControlBatch.follow`."""
+        self._following = True
+        places = self._places[slots]
+        after = self.markers.states_on_host[places, tokens]
+        moved = after != places
+        if moved.any():
+            self._places[slots[moved]] = after[moved]
+            there = torch.from_numpy(slots[moved]).to(self.markers.device)
+            self.state[there] = torch.from_numpy(after[moved].astype(np.int64)).to(self.markers.device)
+            self._found = None
+
+    def resume(self, slot: int, tokens: Sequence[int]) -> None:
+        """See `ControlBatch.resume`."""
+        super().resume(slot, tokens)
+        self._places[slot], self._found = int(self.state[slot]), None
+
+    def found(self, slots: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """What `_find` says of these slots, kept from step to step where that is known to be the same."""
+        if not self._following:
+            return self._find(slots)
+        if self._found is None or self._found[0] is not slots:
+            self._found = slots, self._find(slots)
+        return self._found[1]
+
+    @abstractmethod
+    def _find(self, slots: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """What `apply` needs of these slots besides logits."""
+
+
+class EndScalingBatch(MarkerBatch):
     """All live `EndScaling` requests."""
 
     def __init__(self, markers: Markers, slots: int) -> None:
@@ -31,15 +81,19 @@ class EndScalingBatch(ControlBatch):
 
     def apply(self, logits: torch.Tensor, slots: torch.Tensor) -> None:
         """See `ControlBatch.apply`."""
+        token, gain, bias, thinking = self.found(slots)
+        change = torch.addcmul(bias, logits.gather(1, token).clamp(min=0), gain) * thinking
+        logits.scatter_add_(1, token, change.to(logits.dtype))
+
+    def _find(self, slots: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """(B, 1) each: the marker's next token, gain, bias, and whether the row is inside thinking."""
         state = self.state.index_select(0, slots)
-        token = self.markers.next_close.index_select(0, state)[:, None]
+        token, thinking = self.markers.next_close.index_select(0, state), self.markers.thinking.index_select(0, state)
         gain, bias = self.gain.index_select(0, slots), self.bias.index_select(0, slots)
-        change = torch.addcmul(bias, logits.gather(1, token)[:, 0].clamp(min=0), gain)
-        change = change * self.markers.thinking.index_select(0, state)
-        logits.scatter_add_(1, token, change[:, None].to(logits.dtype))
+        return token[:, None], gain[:, None], bias[:, None], thinking[:, None]
 
 
-class SuppressTokensBatch(ControlBatch):
+class SuppressTokensBatch(MarkerBatch):
     """All live `SuppressTokens` requests.
 
     Attributes:
@@ -60,20 +114,30 @@ class SuppressTokensBatch(ControlBatch):
 
     def apply(self, logits: torch.Tensor, slots: torch.Tensor) -> None:
         """See `ControlBatch.apply`."""
+        tokens, limit = self.found(slots)
+        logits.scatter_reduce_(1, tokens, limit.to(logits.dtype), "amin")
+
+    def _find(self, slots: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """(B, K) each: tokens, and the most that their logits may be."""
         state = self.state[slots[:, None]]
         tokens = self.tokens.index_select(0, slots)
         suppressed = (tokens >= 0) & (tokens != self.markers.next_close[state]) & self.markers.thinking[state]
-        _lower(logits, tokens, suppressed)
+        return _limits(tokens, suppressed)
+
+
+def _limits(tokens: torch.Tensor, impossible: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """What to take the minimum with: minus infinity for tokens that are to be impossible, infinity for others.
+
+    `tokens` may hold -1, which stands for token 0 and is left as it is, so that no place is written twice with
+    different values.
+    """
+    return tokens.clamp(min=0), torch.where(impossible, -torch.inf, torch.inf)
 
 
 def _lower(logits: torch.Tensor, tokens: torch.Tensor, impossible: torch.Tensor) -> None:
-    """Make tokens impossible where they are to be; `tokens` may hold -1, which is not.
-
-    The others are left as they are by a minimum with infinity, so that -1 can stand for token 0 and no place is
-    written twice with different values.
-    """
-    limit = torch.where(impossible, -torch.inf, torch.inf).to(logits.dtype)
-    logits.scatter_reduce_(1, tokens.clamp(min=0), limit, "amin")
+    """Make tokens impossible where they are to be; `tokens` may hold -1, which is not."""
+    places, limit = _limits(tokens, impossible)
+    logits.scatter_reduce_(1, places, limit.to(logits.dtype), "amin")
 
 
 def with_row(table: torch.Tensor, row: int, ids: Sequence[int]) -> torch.Tensor:
@@ -99,6 +163,8 @@ marker that was begun before the cap, and what replaces an ending."""
 
 _STATE, _COUNT, _FORCE = 0, 1, 5
 """Columns of `ThinkingBudgetBatch.now`."""
+_FREE = np.array((0, 0, 2**40, -1))
+"""The most that those after the count hold while the model writes: not closing, no text, any place, none forced."""
 
 _CLOSING, _CLOSED, _THINKING, _BEGUN, _LINE_DONE, _KEPT, _DUE, _WAITS = (1 << bit for bit in range(8))
 """What is known of a slot when a token has come, one bit each."""
@@ -190,15 +256,24 @@ class ThinkingBudgetBatch(ControlBatch):
         self._ramped: set[int] = set()
         self._ended: set[int] = set()
         self._waiting: set[int] = set()
+        # On the host: `now`, as far as `follow` keeps it up, `fixed` and texts by slot, and the slots that are forced.
+        self._following = False
+        self._now, self._fixed = self.now.cpu().numpy().copy(), self.fixed.cpu().numpy().copy()
+        self._texts: dict[int, list[list[int]]] = {}
+        self._forcing: set[int] = set()
+        # Whether counts have gone on that the device does not know, and slots whose newest tokens `apply` has not seen.
+        self._counted = False
+        self._unapplied: np.ndarray | None = None
 
         known = markers.closed * _CLOSED + markers.thinking * _THINKING + markers.begun * _BEGUN
         self._states = torch.stack((known, (~markers.closed).long(), markers.next_close), 1)
         self._known, self._closes = known.tolist(), markers.next_close.tolist()
+        self._unclosed, self._thinks = (~markers.closed).long().cpu().numpy(), markers.thinking.cpu().numpy()
         self._outcomes = torch.tensor(_OUTCOMES, device=device)
         written = token_bytes(markers.tokenizer)
         line_done = torch.zeros(max(len(written), markers.vocabulary_size), dtype=torch.int64)
         line_done[[token for token, text in enumerate(written) if text.endswith(b"\n")]] = _LINE_DONE
-        self._line_done = line_done.to(device)
+        self._line_done, self._lines = line_done.to(device), line_done.numpy()
 
     def admit(self, slot: int, control: Control) -> None:
         """See `ControlBatch.admit`."""
@@ -210,10 +285,10 @@ class ThinkingBudgetBatch(ControlBatch):
         forced = texts[which][0] if begins else -1
         if closing and not begins:
             forced = self._closes[control.state]
-        row = 4 * slot + 1
-        now = (control.state, 0, closing, begins * (row + which), 0, forced)
-        self.now[slot] = torch.tensor(now, device=self.markers.device)
-        self.fixed[slot] = torch.tensor((most, row, texts[_WAIT][0]), device=self.markers.device)
+        self._texts[slot], row = texts, 4 * slot + 1
+        self._put(slot, (control.state, 0, closing, begins * (row + which), 0, forced))
+        self._fixed[slot] = most, row, texts[_WAIT][0]
+        self.fixed[slot] = torch.from_numpy(self._fixed[slot]).to(self.markers.device)
         for index, ids in enumerate(texts):
             self.texts = with_row(self.texts, row + index, ids)
         if control.ramp_start is not None:
@@ -235,9 +310,18 @@ class ThinkingBudgetBatch(ControlBatch):
 
     def apply(self, logits: torch.Tensor, slots: torch.Tensor) -> None:
         """See `ControlBatch.apply`."""
+        self._unapplied = None
+        bent = self._ramped or self._ended or self._waiting
+        if self._following and not (bent or self._forcing):
+            return
+        if self._ramped and self._counted:
+            self.now[:, _COUNT] = torch.from_numpy(self._now[:, _COUNT]).to(self.markers.device)
+            self._counted = False
         now = self.now.index_select(0, slots)
-        if self._ramped or self._ended or self._waiting:
+        if bent:
             self._change_ending(logits, slots, now)
+        if self._following and not self._forcing:
+            return
         forced = now[:, _FORCE, None]
         height = torch.where(forced >= 0, _FORCED, -torch.inf).to(logits.dtype)
         logits.scatter_reduce_(1, forced.clamp(min=0), height, "amax")
@@ -303,14 +387,34 @@ class ThinkingBudgetBatch(ControlBatch):
             armed = may_end * (token < 0) * (endings > 0)
             self.waiting[slots] = torch.stack((endings, armed, armed), 1)
 
+    def follow(self, tokens: np.ndarray, slots: np.ndarray) -> None:
+        """See `ControlBatch.follow`: a token at which nothing happens is counted, others are read as by `resume`."""
+        self._following = True
+        if self._waiting and self._unapplied is not None:
+            before = torch.from_numpy(self._unapplied).to(self.markers.device)
+            self.waiting[before, 2] = self.waiting[before, 1]
+        self._unapplied = slots
+        now, fixed = self._now[slots], self._fixed[slots]
+        state = now[:, _STATE]
+        count = now[:, _COUNT] + self._unclosed[state]
+        quiet = (self.markers.states_on_host[state, tokens] == state) & (tokens != fixed[:, 2])
+        quiet &= ((count < fixed[:, 0]) | ~self._thinks[state]) & (now[:, _COUNT + 1 :] <= _FREE).all(1)
+        self._now[slots[quiet], _COUNT] = count[quiet]
+        self._counted = True
+        if not quiet.all():
+            for slot, token in zip(slots[~quiet].tolist(), tokens[~quiet].tolist(), strict=True):
+                self.resume(slot, (token,))
+
     def resume(self, slot: int, tokens: Sequence[int]) -> None:
         """See `ControlBatch.resume`: what `observe` does, in numbers instead of tensors."""
-        state, count, closing, text, place, forced = self.now[slot].tolist()
-        most, row, wait = self.fixed[slot].tolist()
-        endings, armed, stands = self.waiting[slot].tolist()
-        texts = {0: [-1], **dict(enumerate(self.texts[row : row + 4].tolist(), row))}
+        state, count, closing, text, place, forced = (self._now if self._following else self.now)[slot].tolist()
+        most, row, wait = self._fixed[slot].tolist()
+        endings = armed = stands = 0
+        if slot in self._waiting:
+            endings, armed, stands = self.waiting[slot].tolist()  # the last one is `apply`'s
+        texts = {0: [-1], **dict(enumerate(self._texts.get(slot, ()), row))}
         following = self.markers.states_on_host[:, list(tokens)].T.tolist()
-        line_done = self._line_done[list(tokens)].tolist()
+        line_done = self._lines[list(tokens)].tolist()
         for token, next_state, ends_line in zip(tokens, following, line_done, strict=True):
             kept = token == texts[text][place]
             waits = int(stands and token == wait)
@@ -326,6 +430,12 @@ class ThinkingBudgetBatch(ControlBatch):
             armed = stands = int(may_end and forced < 0 and endings > 0)
             if closing and forced < 0:
                 forced = self._closes[state]
-        device = self.markers.device
-        self.now[slot] = torch.tensor((state, count, closing, text, place, forced), device=device)
-        self.waiting[slot] = torch.tensor((endings, armed, stands), device=device)
+        self._put(slot, (state, count, closing, text, place, forced))
+        if slot in self._waiting:
+            self.waiting[slot] = torch.tensor((endings, armed, stands), device=self.markers.device)
+
+    def _put(self, slot: int, now: tuple[int, int, int, int, int, int]) -> None:
+        """Say where a slot is, on the host and on the device."""
+        self._now[slot] = now
+        self.now[slot] = torch.tensor(now, device=self.markers.device)
+        (self._forcing.add if now[_FORCE] >= 0 else self._forcing.discard)(slot)
