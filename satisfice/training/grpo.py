@@ -9,13 +9,15 @@ extended so:
     batch = TRL's own           log-probabilities; it takes prompts, responses and rewards from the step
     put_advantages(step, batch) the objective's, one a response or one a token, in TRL's place
 
+and its loss is TRL's on each micro-batch without the columns that are padding in all of its rows.
+
 `step` is one record (`step.py`); the stages are here, what they do in `writing.py` and `reading.py`, and what a
 checkpoint must hold in `checkpoints.py`.
 
 Departures from GRPO as TRL has it: advantages are the objective's own; prompts are rendered exactly as they are at
 decoding time; validation is a mean over problems, not over batches; rewards are known before the log-probabilities.
 
-The four methods that are extended are private to TRL. `tests/training/test_grpo.py` fails loudly where an upgrade moves
+The five methods that are extended are private to TRL. `tests/training/test_grpo.py` fails loudly where an upgrade moves
 them.
 """
 
@@ -54,6 +56,7 @@ from satisfice.training.step import (
     put_advantages,
     training_metrics,
     validation_metrics,
+    without_padding,
 )
 from satisfice.training.writing import begins_directly, closing, exploring, write_together
 
@@ -195,6 +198,11 @@ class LengthGRPOTrainer(GRPOTrainer):
     ) -> Tensor:
         """(P * G, 2), whether each response of all processes is right, and its reward."""
         return self._at_hand.reward_columns.to(self.accelerator.device)
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
+        """TRL's, on no more columns than the micro-batch needs."""
+        loss: Tensor = super()._compute_loss(model, without_padding(inputs))
+        return loss
 
     # -- its first stage: what is asked
 

@@ -106,6 +106,26 @@ def put_advantages(step: TrainingStep, batch: dict[str, Any]) -> dict[str, Any]:
 # -- what is logged
 
 
+def without_padding(batch: dict[str, Any]) -> dict[str, Any]:
+    """A micro-batch of TRL's without the columns that are padding in all of its rows.
+
+    TRL pads to the longest prompt and response of the whole step, and few micro-batches hold those. The columns have
+    mask 0, so no loss sees them.
+
+    Args:
+        batch: with prompts (B, P), padded on the left, and what belongs to response tokens (B, T), padded on the right.
+    """
+    asked, written = batch["prompt_mask"], batch["completion_mask"]
+    first, longest = int((asked.sum(0) == 0).sum()), max(1, int((written.sum(0) > 0).sum()))
+    prompts = {name: batch[name][:, first:] for name in ("prompt_ids", "prompt_mask")}
+    responses = {
+        name: value[:, :longest]
+        for name, value in batch.items()
+        if name not in prompts and isinstance(value, Tensor) and value.shape == written.shape
+    }
+    return {**batch, **prompts, **responses}
+
+
 def training_metrics(rollouts: Rollouts, thinking_tokens: Tensor, rewards: Tensor) -> dict[str, float]:
     """How the model does, by what it wrote by itself; what was written for it stands under names of its own.
 

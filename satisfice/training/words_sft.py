@@ -71,6 +71,7 @@ class WordsRecipe(BaseModel):
     unchecked: float = Field(WordHabits.unchecked, ge=0, le=1)
     stop: float = Field(WordHabits.stop, gt=0, le=1)
     stop_decay: float = Field(WordHabits.stop_decay, ge=0)
+    longest: int = Field(WordHabits.longest, ge=1, description="characters of thinking, above which a trace is dropped")
     direct_share: float = Field(0.02, ge=0, lt=1)
     instructed_share: float = Field(0.3, ge=0, lt=1)
     drill_share: float = Field(0.0, ge=0, le=1, description="examples that are long chains of bare calculations")
@@ -89,7 +90,7 @@ class WordsRecipe(BaseModel):
     @property
     def habits(self) -> WordHabits:
         """The teacher's part of the recipe."""
-        return WordHabits(self.slip, self.check_slip, self.unchecked, self.stop, self.stop_decay)
+        return WordHabits(self.slip, self.check_slip, self.unchecked, self.stop, self.stop_decay, longest=self.longest)
 
 
 def load_words_recipe(path: Path) -> WordsRecipe:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from training.setting import after, make_trainer, policy
+from training.setting import after, leave, make_trainer, policy
 from transformers import AutoTokenizer
 
 from satisfice.lab import WEIGHTS
@@ -51,6 +51,7 @@ def main(folder: Path, name: str, rows: int, config: dict[str, Any]) -> None:
     seen["local"] = local_rows(step.advantages.flatten(0, 1)).tolist()
     (folder / f"{trainer.accelerator.process_index}.json").write_text(json.dumps(seen))
     leave_process_group()
+    leave()
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import torch
+from training.setting import leave
 
 from satisfice.training.arguments import leave_process_group
 from satisfice.training.supervised import train_supervised
@@ -17,6 +18,7 @@ def main(plans: Path, out: Path) -> None:
     for name, plan in json.loads(plans.read_text()).items():
         train_supervised(check_supervised(plan), out / name, say=lambda sentence: None)
     leave_process_group()
+    leave()
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import inspect
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
@@ -23,6 +24,7 @@ from satisfice.trace import Grade
 from satisfice.training.checkpoints import STATE_FILE, newest_checkpoint
 from satisfice.training.grpo import training_set
 from satisfice.training.recipe import Exploration
+from satisfice.training.step import without_padding
 
 # -- the contract with TRL
 
@@ -56,6 +58,67 @@ def captured(trainer: Any) -> list[dict[str, Any]]:
 
     trainer._compute_loss = compute
     return batches
+
+
+# -- the loss without padding
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"loss_type": "dr_grpo"},
+        {"loss_type": "grpo", "steps_per_generation": 4, "num_iterations": 2},
+        {"loss_type": "luspo", "importance_sampling_level": "sequence"},
+        {"loss_type": "cispo", "top_entropy_quantile": 0.5},
+        {"loss_type": "dapo", "entropy_coef": 0.1},
+    ],
+)
+def test_padding_of_other_micro_batches_changes_no_step(
+    tmp_path: Path, tiny_config: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any]
+) -> None:
+    settings = {
+        "prompts": 4, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 4, "max_steps": 2,
+        "max_completion_length": 40, "optim": "sgd", "learning_rate": 0.5, **settings,
+    }  # fmt: skip
+    weights, columns = [], list[list[int]]()
+    for each in (without_padding, lambda batch: batch):
+        seen: list[int] = []
+
+        def recorded(batch: dict[str, Any], each: Any = each, seen: list[int] = seen) -> dict[str, Any]:
+            given = each(batch)
+            seen.append(given["prompt_ids"].shape[1] + given["completion_ids"].shape[1])
+            return dict(given)
+
+        monkeypatch.setattr("satisfice.training.grpo.without_padding", recorded)
+        model = policy(tiny_config)
+        make_trainer(tmp_path, model, tokenizer, Recording(), **settings).train()
+        weights.append(torch.cat([weight.detach().flatten() for weight in model.parameters()]))
+        columns.append(seen)
+    assert sum(columns[0]) < sum(columns[1])
+    start = torch.cat([weight.detach().flatten() for weight in policy(tiny_config).parameters()])
+    assert (weights[0] - start).abs().max() > 1e-3
+    assert (weights[0] - weights[1]).abs().max() < 1e-5
+
+
+def test_what_is_padding_in_every_row_is_left_out() -> None:
+    batch = {
+        "prompt_ids": torch.tensor([[0, 0, 5, 6], [0, 7, 8, 9]]),
+        "prompt_mask": torch.tensor([[0, 0, 1, 1], [0, 1, 1, 1]]),
+        "completion_ids": torch.tensor([[1, 2, 0, 0], [3, 0, 0, 0]]),
+        "completion_mask": torch.tensor([[1, 1, 0, 0], [1, 0, 0, 0]]),
+        "old_per_token_logps": torch.arange(8.0).view(2, 4),
+        "advantages": torch.tensor([1.0, -1.0]),
+        "num_items_in_batch": torch.tensor(3),
+    }
+    given = without_padding(batch)
+    assert given["prompt_ids"].tolist() == [[0, 5, 6], [7, 8, 9]]
+    assert given["prompt_mask"].tolist() == [[0, 1, 1], [1, 1, 1]]
+    assert given["completion_ids"].tolist() == [[1, 2], [3, 0]]
+    assert given["old_per_token_logps"].tolist() == [[0.0, 1.0], [4.0, 5.0]]
+    assert given["advantages"].tolist() == [1.0, -1.0]
+    nothing = without_padding({**batch, "completion_mask": torch.zeros(2, 4, dtype=torch.long)})
+    assert nothing["completion_ids"].shape == (2, 1)
 
 
 # -- from prompts to advantages
