@@ -6,6 +6,7 @@ the number of requests and their settings, and nothing has to come back to the h
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -134,12 +135,6 @@ def _limits(tokens: torch.Tensor, impossible: torch.Tensor) -> tuple[torch.Tenso
     return tokens.clamp(min=0), torch.where(impossible, -torch.inf, torch.inf)
 
 
-def _lower(logits: torch.Tensor, tokens: torch.Tensor, impossible: torch.Tensor) -> None:
-    """Make tokens impossible where they are to be; `tokens` may hold -1, which is not."""
-    places, limit = _limits(tokens, impossible)
-    logits.scatter_reduce_(1, places, limit.to(logits.dtype), "amin")
-
-
 def with_row(table: torch.Tensor, row: int, ids: Sequence[int]) -> torch.Tensor:
     """`table` with `ids` in a row, filled up with -1; a wider table where they do not fit."""
     if len(ids) > table.shape[1]:
@@ -221,6 +216,25 @@ def _outcome(known: int) -> tuple[int, int, int, int, int, int]:
 _OUTCOMES = [_outcome(known) for known in range(256)]
 
 
+class _Ending(NamedTuple):
+    """What a step needs of its rows to change how likely their thinking ends, (B, 1) each unless said otherwise.
+
+    Attributes:
+        close: the marker's next token.
+        thinking: whether the row is inside thinking.
+        ended: (B, E) each: tokens that end a response, the most that their logits may be, and where they are left as
+            they are.
+        ramp: (B,) each: where it starts, nats a token, and nats in all.
+        waiting: the first token of what replaces an ending, and whether the next one may be replaced.
+    """
+
+    close: torch.Tensor
+    thinking: torch.Tensor
+    ended: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None
+    ramp: tuple[torch.Tensor, ...] | None
+    waiting: tuple[torch.Tensor, torch.Tensor] | None
+
+
 class ThinkingBudgetBatch(ControlBatch):
     """All live `ThinkingBudget` requests.
 
@@ -261,6 +275,7 @@ class ThinkingBudgetBatch(ControlBatch):
         self._now, self._fixed = self.now.cpu().numpy().copy(), self.fixed.cpu().numpy().copy()
         self._texts: dict[int, list[list[int]]] = {}
         self._forcing: set[int] = set()
+        self._found: tuple[torch.Tensor, _Ending] | None = None  # by the rows of a step, until one of them moves
         # Whether counts have gone on that the device does not know, and slots whose newest tokens `apply` has not seen.
         self._counted = False
         self._unapplied: np.ndarray | None = None
@@ -328,29 +343,45 @@ class ThinkingBudgetBatch(ControlBatch):
 
     def _change_ending(self, logits: torch.Tensor, slots: torch.Tensor, now: torch.Tensor) -> None:
         """The edits to the closing marker's own logit."""
+        if not self._following:
+            found = self._find(slots, now)
+        else:
+            if self._found is None or self._found[0] is not slots:
+                self._found = slots, self._find(slots, now)
+            found = self._found[1]
+        new_close = logits.gather(1, found.close)
+        if found.ended is not None:
+            ends, limit, spared = found.ended
+            likeliest = logits.gather(1, ends).masked_fill(spared, -torch.inf).amax(1, keepdim=True)
+            new_close = torch.maximum(new_close, likeliest)
+            logits.scatter_reduce_(1, ends, limit.to(logits.dtype), "amin")
+        if found.ramp is not None:
+            start, slope, most = found.ramp
+            risen = ((now[:, _COUNT] - start) * slope).clamp(min=0).minimum(most)
+            new_close = new_close + (risen[:, None] * found.thinking).to(logits.dtype)
+        if found.waiting is not None:
+            wait, ignored = found.waiting
+            replaced = ignored & (new_close > logits.gather(1, wait))
+            self.waiting[slots, 2] = replaced[:, 0].long()
+            logits.scatter_(1, found.close, new_close.masked_fill(ignored, -torch.inf))
+            logits.scatter_(1, wait, torch.where(replaced, new_close, logits.gather(1, wait)))
+        else:
+            logits.scatter_(1, found.close, new_close)
+
+    def _find(self, slots: torch.Tensor, now: torch.Tensor) -> _Ending:
+        """What `_change_ending` needs of these slots besides logits and counts."""
         state = now[:, _STATE, None]
         close, thinking = self.markers.next_close[state], self.markers.thinking[state]
-        new_close = logits.gather(1, close)
+        ended = ramp = waiting = None
         if self._ended:
             ends = self.ends.index_select(0, slots)
             refused = (ends >= 0) & (ends != close) & thinking
-            likeliest = logits.gather(1, ends.clamp(min=0)).masked_fill(~refused, -torch.inf).amax(1, keepdim=True)
-            new_close = torch.maximum(new_close, likeliest)
-            _lower(logits, ends, refused)
+            ended = (*_limits(ends, refused), ~refused)
         if self._ramped:
-            start, slope, most = self.ramp.index_select(0, slots).unbind(1)
-            risen = ((now[:, _COUNT] - start) * slope).clamp(min=0).minimum(most)
-            new_close = new_close + (risen[:, None] * thinking).to(logits.dtype)
+            ramp = self.ramp.index_select(0, slots).unbind(1)
         if self._waiting:
-            wait = self.fixed[slots, 2, None].clamp(min=0)
-            own_wait = logits.gather(1, wait)
-            ignored = self.waiting[slots, 1, None].bool()
-            replaced = ignored & (new_close > own_wait)
-            self.waiting[slots, 2] = replaced[:, 0].long()
-            logits.scatter_(1, close, new_close.masked_fill(ignored, -torch.inf))
-            logits.scatter_(1, wait, torch.where(replaced, new_close, logits.gather(1, wait)))
-        else:
-            logits.scatter_(1, close, new_close)
+            waiting = self.fixed[slots, 2, None].clamp(min=0), self.waiting[slots, 1, None].bool()
+        return _Ending(close, thinking, ended, ramp, waiting)
 
     def snapshot(self) -> tuple[torch.Tensor, ...]:
         """See `ControlBatch.snapshot`."""
@@ -436,6 +467,6 @@ class ThinkingBudgetBatch(ControlBatch):
 
     def _put(self, slot: int, now: tuple[int, int, int, int, int, int]) -> None:
         """Say where a slot is, on the host and on the device."""
-        self._now[slot] = now
+        self._now[slot], self._found = now, None
         self.now[slot] = torch.tensor(now, device=self.markers.device)
         (self._forcing.add if now[_FORCE] >= 0 else self._forcing.discard)(slot)
