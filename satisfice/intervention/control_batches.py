@@ -372,11 +372,14 @@ class ThinkingBudgetBatch(ControlBatch):
         """What `_change_ending` needs of these slots besides logits and counts."""
         state = now[:, _STATE, None]
         close, thinking = self.markers.next_close[state], self.markers.thinking[state]
-        ended = ramp = waiting = None
+        ended: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None
+        ramp: tuple[torch.Tensor, ...] | None = None
+        waiting: tuple[torch.Tensor, torch.Tensor] | None = None
         if self._ended:
             ends = self.ends.index_select(0, slots)
             refused = (ends >= 0) & (ends != close) & thinking
-            ended = (*_limits(ends, refused), ~refused)
+            places, limit = _limits(ends, refused)
+            ended = places, limit, ~refused
         if self._ramped:
             ramp = self.ramp.index_select(0, slots).unbind(1)
         if self._waiting:
@@ -443,7 +446,7 @@ class ThinkingBudgetBatch(ControlBatch):
         endings = armed = stands = 0
         if slot in self._waiting:
             endings, armed, stands = self.waiting[slot].tolist()  # the last one is `apply`'s
-        texts = {0: [-1], **dict(enumerate(self._texts.get(slot, ()), row))}
+        texts = {0: [-1], **dict(enumerate(self._texts.get(slot, []), row))}
         following = self.markers.states_on_host[:, list(tokens)].T.tolist()
         line_done = self._lines[list(tokens)].tolist()
         for token, next_state, ends_line in zip(tokens, following, line_done, strict=True):
