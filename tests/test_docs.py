@@ -43,8 +43,14 @@ LANGUAGES = {"sh", "python", "yaml", "json", "text"}
 YOURS = {"MODEL", "SECOND_MODEL", "RECIPE", "DIR", "RUN", "URL", "..."}
 """What stands for something of the reader's."""
 YOUR_PROBLEMS = re.compile(r"(/data/)?(gsm8k|gsm8k_test|math500|gpqa|held-out|problems)\.jsonl|runs/longer\.jsonl")
-OTHER_PROGRAMS = {"vllm", "ray", "curl", "trl", "llama-server", "lm_eval", "torchrun", "accelerate", "cd", "git"}
-NEED_OTHERS = {"satisfice.engines.openai", "satisfice.engines.vllm", "satisfice.training.verl"}
+OTHER_PROGRAMS = {
+    "vllm", "ray", "curl", "trl", "llama-server", "lm_eval", "torchrun", "accelerate", "cd", "git", "inspect",
+    "litellm", "lighteval", "docker",
+}  # fmt: skip
+NEED_OTHERS = {
+    "satisfice.engines.openai", "satisfice.engines.vllm", "satisfice.hosts.inspect", "satisfice.hosts.lighteval",
+    "satisfice.hosts.litellm", "satisfice.training.verl",
+}  # fmt: skip
 """Modules that can be imported only where another package is installed."""
 RUN = {
     "compare", "sample", "curate", "summary", "report", "solve", "methods", "objectives", "diagnose", "cost", "regrade",

@@ -21,7 +21,7 @@ FLOORS = (
     {"engines", "problems", "measurement"},
     {"lab"},
     {"thinking", "trace", "token_text"},
-    {"parameters", "levels", "lazy", "registry", "spelling"},
+    {"attention", "parameters", "levels", "lazy", "registry", "spelling"},
 )
 """From the top down."""
 HEAVY = {
@@ -35,6 +35,10 @@ HEAVY = {
     "fastapi": {"server"},
     "matplotlib": {"report"},
     "typer": {"cli"},
+    "inspect_ai": {"hosts"},
+    "lighteval": {"hosts"},
+    "litellm": {"hosts"},
+    "sglang": {"hosts"},
 }
 """Packages that are optional or slow to import, and the rooms that may name them."""
 

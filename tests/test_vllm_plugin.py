@@ -5,7 +5,7 @@ import enum
 import importlib
 import json
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -14,7 +14,9 @@ import pytest
 import torch
 
 from satisfice.engines.control_batch import Markers
-from satisfice.intervention.controls import EndScaling, SuppressTokens, ThinkingBudget
+from satisfice.engines.control_setting import decode_control, encode_control
+from satisfice.intervention import parse_method
+from satisfice.intervention.controls import ConfidenceRule, EndScaling, LoopRule, SuppressTokens, ThinkingBudget
 from satisfice.intervention.options import OptionError, Options, check_against_model
 from satisfice.intervention.prompt_reader import PromptReader
 from satisfice.lab.tokenizer import build_tokenizer
@@ -73,6 +75,21 @@ def ids(text):
         ({"wait_word": "So"}, "wait_word does nothing without"),
         ({"ramp_bias": 1}, "ramp_bias does nothing without"),
         ({"soft_thinking_tokens": 5}, "needs a max_thinking_tokens"),
+        ({"hint": "So"}, "hint does nothing without max_thinking_tokens"),
+        ({"grace_tokens": 5}, "grace_tokens does nothing without max_thinking_tokens"),
+        ({"max_thinking_tokens": 20, "hint": "So"}, "hint_lead is 64 and max_thinking_tokens 20; the hint has to come"),
+        ({"max_thinking_tokens": 20, "hint_lead": 5}, "hint_lead does nothing without hint"),
+        ({"max_thinking_tokens": 20, "grace_end": "line"}, "grace_end does nothing without grace_tokens"),
+        ({"max_thinking_tokens": 20, "grace_tokens": 5, "grace_end": "word"}, "grace_end is 'word'"),
+        ({"loop_ngram": 5}, "loop_ngram does nothing without stop_loops"),
+        ({"stop_loops": "often"}, "stop_loops is 'often'"),
+        ({"stop_loops": 1, "loop_window": 100}, "loop_window is 100, but 4 times 32 tokens"),
+        ({"stop_loops": 1, "loop_window": 10**6}, "loop_window is 1000000; it must be within 1..8192"),
+        ({"confidence_window": 5}, "confidence_window does nothing without confidence_above or confidence_below"),
+        ({"confidence_above": 0.5}, "confidence_above is 0.5, but a log-probability is 0 at most"),
+        ({"confidence_above": -1, "confidence_below": -0.5}, "below must be the smaller"),
+        ({"confidence_above": -1, "confidence_top": 50}, "confidence_top is 50"),
+        ({"stop_loop": 1}, "did you mean stop_loops?"),
         ({"soft_thinking_tokens": 5, "max_thinking_tokens": 5}, "above its beginning"),
         ({"thinking_temprature": 1}, "did you mean thinking_temperature?"),
         ({"max_think_tokens": 1}, "did you mean max_thinking_tokens?"),
@@ -124,6 +141,22 @@ def test_defaults_come_from_the_flag_or_else_from_the_environment(monkeypatch):
         (
             "thinking-budget:max_thinking=70,ramp_from=0.3,cue=So",
             {"max_thinking_tokens": 70, "soft_thinking_tokens": 21, "ramp_bias": 8.0, "answer_cue": "So"},
+        ),
+        (
+            'soft-landing:max_thinking=70,lead=9,hint="So ",cue=So',
+            {"max_thinking_tokens": 70, "hint": "So ", "hint_lead": 9, "grace_tokens": 64, "grace_end": "sentence",
+             "answer_cue": "So"},
+        ),
+        ('soft-landing:max_thinking=70,hint="",grace=0', {"max_thinking_tokens": 70}),
+        (
+            "stop-loops:ngram=9,repeats=3,window=99",
+            {"stop_loops": True, "loop_ngram": 9, "loop_repeats": 3, "loop_window": 99, "loop_periodic": False,
+             "loop_end": "line", "loop_grace": 64},
+        ),
+        (
+            "confidence-exit:above=12,below=2,measure=group,top=5,window=9",
+            {"confidence_above": 12.0, "confidence_below": 2.0, "confidence_window": 9, "confidence_min_tokens": 128,
+             "confidence_end": "paragraph", "confidence_top": 5},
         ),
         ("no-wait", {"suppress_reflection": True}),
         ("tldr:level=short", {"thinking_level": "short"}),
@@ -202,6 +235,48 @@ def test_answer_tokens_close_thinking_in_time_for_them():
     assert budget.most == 0
 
 
+@pytest.mark.parametrize(
+    "method",
+    [
+        'soft-landing:max_thinking=70,lead=9,hint="So ",cue=So',
+        "stop-loops:ngram=9,repeats=3,window=99",
+        "confidence-exit:above=12,below=2,measure=group,top=5,window=9",
+        "confidence-exit:above=-0.2",
+    ],
+)
+def test_the_keys_of_a_method_mean_its_control(monkeypatch, tmp_path, method):
+    monkeypatch.setenv("SATISFICE_DEFAULTS", f"@{certificate(tmp_path, method)}")
+    (found,) = read_options(None, read_defaults({})).controls(MARKERS, 0, 1000, (2,))
+    meant = parse_method(method).control(TAGS)
+    assert replace(found, ramp_bias=0.0) == meant, "the ramp does nothing without its start"
+
+
+def test_one_control_holds_every_rule_of_a_request():
+    xargs = {"max_thinking_tokens": 90, "hint": "So ", "hint_lead": 10, "grace_tokens": 20, "stop_loops": 1,
+             "confidence_below": -3, "thinking_bias": 1}  # fmt: skip
+    scaling, budget = read_options(xargs, {}).controls(MARKERS, 3, 1000, (2,))
+    assert scaling == EndScaling(state=3, bias=1.0)
+    assert (budget.most, budget.hint_at, budget.grace, budget.grace_end) == (90, 80, 20, "sentence")
+    assert budget.loops == LoopRule(end="line", grace=64)
+    assert budget.confidence == ConfidenceRule(below=-3.0, least=128, end="paragraph")
+
+
+def test_answer_tokens_leave_room_for_the_grace_and_move_the_hint():
+    xargs = {"answer_tokens": 20, "max_thinking_tokens": 90, "hint": "So ", "hint_lead": 10, "grace_tokens": 15}
+    closing = len(TAGS.forced_close(LAB, "12"))
+    (budget,) = read_options(xargs, {}).controls(MARKERS, 0, 80 + closing, (2,))
+    assert (budget.most, budget.grace, budget.hint_at) == (45, 15, 35)
+    (budget,) = read_options(xargs, {}).controls(MARKERS, 0, 30 + closing, (2,))
+    assert (budget.most, budget.grace) == (0, 10)
+    (budget,) = read_options(xargs, {}).controls(MARKERS, 0, 1000, (2,))
+    assert (budget.most, budget.grace, budget.hint_at) == (90, 15, 80)
+
+
+def test_a_landing_belongs_to_the_cap_that_it_was_set_for():
+    defaults = {"max_thinking_tokens": 100, "hint": "So ", "hint_lead": 60, "grace_tokens": 9, "stop_loops": True}
+    assert read_options({"max_thinking_tokens": 20}, defaults) == Options(max_thinking_tokens=20, stop_loops=True)
+
+
 def test_a_ramp_that_is_cut_off_keeps_its_slope():
     xargs = {"answer_tokens": 10, "soft_thinking_tokens": 20, "max_thinking_tokens": 120, "ramp_bias": 10}
     closing = len(TAGS.forced_close(LAB, "12"))
@@ -216,6 +291,7 @@ def test_a_ramp_that_is_cut_off_keeps_its_slope():
         ({"answer_tokens": 20}, 20, "answer_tokens is 20 and closing thinking takes 3, but max_tokens is 20"),
         ({"max_thinking_tokens": 5, "answer_cue": "</think>"}, None, "answer_cue contains '</think>'"),
         ({"min_thinking_endings": 1, "wait_word": "</think>"}, None, "wait_word contains '</think>'"),
+        ({"max_thinking_tokens": 99, "hint": "So</think>"}, None, "hint contains '</think>'"),
     ],
 )
 def test_what_this_model_cannot_do_is_refused(xargs, max_tokens, reason):
@@ -522,6 +598,99 @@ def test_v1_and_v2_write_the_same_response(plugin):
     assert "The answer is " in LAB.decode(output)
 
 
+ANYWHERE = {"confidence_end": "token", "confidence_min_tokens": 0}
+LANDINGS = {
+    "landing": {"max_thinking_tokens": 8, "hint": "So ", "hint_lead": 4, "grace_tokens": 9, "grace_end": "line"},
+    "loop": {"stop_loops": 1, "loop_ngram": 3, "loop_repeats": 2, "loop_window": 20},
+    "confidence": {"confidence_above": -0.2, "confidence_window": 6} | ANYWHERE,
+    "group": {"confidence_above": 1, "confidence_window": 6, "confidence_top": 5, "thinking_bias": 0.5} | ANYWHERE,
+}
+
+
+def sure_of(token):
+    """(1, V) logits of a model that is sure of a token."""
+    logits = torch.zeros((1, len(LAB)))
+    logits[0, token] = 9
+    return logits
+
+
+@pytest.mark.parametrize("xargs", LANDINGS.values(), ids=LANDINGS)
+def test_v1_and_v2_land_in_the_same_place_and_as_the_engines_do(plugin, xargs):
+    wanted = ids("12 12\n12 12\n12 12\n12 12\n12 12\n")
+    requests = Requests()
+    v1, v2 = plugin.ThinkingControls(config(), "cpu", False), plugin.ThinkingControls(config(), requests)
+    output: list[int] = []
+    v1.update_state(update(added=[(0, parameters(**xargs), PROMPT, output)]))
+    requests.enter(v2, 2, parameters(**xargs), PROMPT)
+    *_, control = read_options(xargs, {}).controls(MARKERS, PromptReader(TAGS, LAB).state(PROMPT), 100, ())
+    alone, slot, written = control.batch(MARKERS, 1), torch.tensor([0]), []
+    alone.admit(0, control)
+    for token in wanted:
+        first = v1.apply(sure_of(token))
+        last = [*PROMPT, *output]
+        second = v2.apply(sure_of(token), step((2, last[-1], len(last) - 1)))
+        assert torch.equal(first, second)
+        output.append(int(first.argmax()))
+        logits = sure_of(token)
+        alone.look(logits, slot)
+        alone.apply(logits, slot)
+        written.append(int(logits.argmax()))
+        alone.observe(torch.tensor(written[-1:]), slot)
+    assert output == written
+    assert "</think>" in LAB.decode(output)
+    assert output != wanted
+
+
+def test_v1_reads_confidence_by_request_whatever_its_row(plugin):
+    """Rows change places between the logits and the token that was chosen from them."""
+    processor = plugin.ThinkingControls(config(), "cpu", False)
+    outputs: list[list[int]] = [[], []]
+    asked = parameters(confidence_above=-0.2, confidence_window=2, **ANYWHERE)
+    processor.update_state(update(added=[(row, asked, PROMPT, outputs[row]) for row in range(2)]))
+    twelve = ids("12")[0]
+    rows = [0, 1]
+    for _ in range(2):
+        logits = torch.cat([sure_of(twelve), torch.zeros((1, len(LAB)))])  # request 0 is sure, request 1 is not
+        processor.apply(logits[rows])
+        for output in outputs:
+            output.append(twelve)
+        processor.update_state(update(moved=[(0, 1, Move.SWAP)]))
+        rows.reverse()
+    forced = processor.apply(torch.zeros((2, len(LAB)))).amax(1).tolist()
+    assert [forced[rows.index(0)], forced[rows.index(1)]] == [1e8, 0]
+
+
+def test_v1_takes_no_other_logits_for_those_of_a_placeholder(plugin):
+    processor = plugin.ThinkingControls(config(), "cpu", False)
+    twelve, output = ids("12")[0], []
+    asked = parameters(confidence_above=-0.2, confidence_window=1, **ANYWHERE)
+    processor.update_state(update(added=[(0, asked, PROMPT, output)]))
+    processor.apply(torch.zeros((1, len(LAB))))  # unsure
+    output.append(-1)
+    processor.apply(sure_of(twelve))
+    output[:] = [twelve, -1]
+    assert not stepped(processor, 1).any()
+
+
+def test_an_interrupted_request_lands_where_it_would_have(plugin):
+    """What its tokens tell is rebuilt from them; the window of confidence begins anew."""
+    wanted = ids("12 12\n" * 8)
+    for name, xargs in LANDINGS.items():
+        lengths = []
+        for interrupted in (False, True):
+            processor = plugin.ThinkingControls(config(), "cpu", False)
+            output: list[int] = []
+            processor.update_state(update(added=[(0, parameters(**xargs), PROMPT, output)]))
+            for place, token in enumerate(wanted):
+                if interrupted and place == 4:
+                    processor.update_state(update(removed=[0]))
+                    processor.update_state(update(added=[(1, parameters(**xargs), PROMPT, output)]))
+                logits = sure_of(token).repeat(2, 1)
+                output.append(int(processor.apply(logits)[1 if interrupted and place >= 4 else 0].argmax()))
+            lengths.append(output.index(CLOSE))
+        assert lengths[1] - lengths[0] == (4 if "confidence_above" in xargs else 0), name
+
+
 def test_the_installed_class_steps_aside_where_the_server_names_the_processor(plugin):
     named = config()
     named.model_config.logits_processors = ["satisfice.vllm_plugin.processor:ThinkingControls"]
@@ -590,6 +759,14 @@ def sent(**changes):
         ({"ramp_bias": 1e300}, "ramp_bias is"),
         ({"endings": 1, "wait": ""}, "wait is empty"),
         ({"unheard_of": 1}, "unheard_of"),
+        ({"loops": {"ngram": 5, "unheard_of": 1}}, "unheard_of"),
+        ({"loops": {"window": 10**6}}, "loops.window is 1000000; it must be within 128..8192"),
+        ({"loops": {"ngram": 0}}, "loops.ngram is 0"),
+        ({"confidence": {"above": -1.0, "window": 10**5}}, "confidence.window is 100000"),
+        ({"confidence": {"above": -1.0, "top": 10**5}}, "confidence.top is 100000"),
+        ({"confidence": {"above": 1e300}}, "above is 1e+300"),
+        ({"grace_end": "word"}, "grace_end"),
+        ({"hint": "x" * 10_000, "hint_at": 3}, "hint has 10000 characters"),
     ],
 )
 def test_a_control_that_this_model_cannot_run_is_refused_and_harms_nobody(plugin, changes, reason):
@@ -613,6 +790,18 @@ def test_v2_does_not_leave_half_of_a_control_in_a_slot(plugin, monkeypatch):
     requests.enter(processor, 1, sent(most=0, end_ids=[10**30]), PROMPT)
     found = stepped(processor, 2, step((0, PROMPT[-1], last), (1, PROMPT[-1], last)))
     assert found[:, CLOSE].tolist() == [1e8, 0]
+
+
+def test_a_control_with_every_rule_travels_whole(plugin):
+    values = {"hint": "So ", "hint_at": 0, "grace": 4, "loops": LoopRule(end="line"),
+              "confidence": ConfidenceRule(above=-0.5, end="paragraph")}  # fmt: skip
+    control = ThinkingBudget(state=THINKING, most=9, **values)
+    assert decode_control(encode_control(control)) == control
+    request = parameters(satisfice_control=encode_control(control))
+    at_the_door(plugin, config(), request)
+    processor = plugin.ThinkingControls(config(), "cpu", False)
+    processor.update_state(update(added=[(0, request, PROMPT, [])]))
+    assert stepped(processor, 1)[0, ids("So ")[0]] == 1e8
 
 
 def test_a_control_that_was_sent_whole_is_run(plugin):

@@ -36,6 +36,9 @@ COMMANDS: dict[str, dict[str, str]] = {
         "summary": "Print the table of a run, finished or not.",
         "report": "Write a run's report: one self-contained page, a table or the picture.",
         "diagnose": "Is this model verbose, where should it have stopped, and which methods are worth trying?",
+        "information": (
+            "What each step of the thinkings of a run tells about the answer, and how far they lie from ideal ones."
+        ),
         "cost": "What a run cost in operations, memory traffic and money; which model and limit a budget buys.",
         "regrade": "Grade a finished run again without the model, beside the grades that it has.",
         "calibrate": (

@@ -14,7 +14,8 @@ from satisfice.cli.options import OUTPUT, Json
 from satisfice.cli.tables import pairs_table
 
 if TYPE_CHECKING:
-    from satisfice.measurement.cost import Attention, Shape
+    from satisfice.attention import Attention
+    from satisfice.measurement.cost import Shape
     from satisfice.runs.costs import CostRow, Policies
     from satisfice.runs.run_folder import Run
 
@@ -38,12 +39,12 @@ def cost(
     tokens: Annotated[int | None, _response(min=1, help="Tokens of the response.")] = None,
     trials: Annotated[int, _response(min=1, help="Responses to one prompt.")] = 1,
     attention: Annotated[
-        str,
+        str | None,
         typer.Option(
             rich_help_panel="Attention",
-            help="dense, top-k:budget=N, block-topk:budget=N,block=N or local:budget=N; the run itself was dense.",
+            help="dense, top-k:budget=N, block-topk:budget=N,block=N or local:budget=N; unless set, the run's own.",
         ),
-    ] = "dense",
+    ] = None,
     budget: Annotated[
         float | None, typer.Option(rich_help_panel=OUTPUT, min=0, help="eFLOPs of a response: what do they buy?")
     ] = None,
@@ -59,18 +60,19 @@ def cost(
 
     Example: satisfice cost runs/lab-lab-test
     """
+    from satisfice.attention import DENSE, Attention
     from satisfice.measurement.cost import ACCELERATORS
 
     if accelerator not in ACCELERATORS:
         raise ValueError(f"no accelerator {accelerator!r}; use one of {', '.join(ACCELERATORS)}")
     device = ACCELERATORS[accelerator]
     per_byte = device.intensity if intensity is None else intensity
-    kind = _attention(attention)
+    kind = None if attention is None else Attention.parse(attention)
     given = _given_shape(params, layers, heads, kv_heads, head_dim)
     if not runs:
         if given is None or tokens is None:
             raise ValueError("name run folders, or describe a response: --params, --layers, --heads, ..., and --tokens")
-        _one_response(given, kind, per_byte, prompt, tokens, trials, as_json)
+        _one_response(given, kind or DENSE, per_byte, prompt, tokens, trials, as_json)
         return
     if tokens is not None:
         raise ValueError("--tokens describes a response without a run: leave it out, the run has its own lengths")
@@ -88,16 +90,16 @@ def cost(
         for run, shape in zip(opened, shapes, strict=True)
         for row in cost_rows(run, shape, per_byte, attention=kind, flops_per_second=device.flops, per_hour=per_hour)
     ]
-    policies = Policies(opened, shapes, per_byte)
+    policies = Policies(opened, shapes, per_byte, kind)
     if not policies.points:
         raise ValueError("there is no trace yet, so there is no cost")
     figure = frontier_figure(policies.points)
     picture = out or opened[0].folder / "accuracy-eflops.svg"
     write_atomically(picture, to_png(figure) if picture.suffix == ".png" else to_svg(figure))
     if as_json:
-        print(json.dumps(_as_data(rows, policies, per_byte, str(kind), budget), indent=2, ensure_ascii=False))
+        print(json.dumps(_as_data(rows, policies, per_byte, budget), indent=2, ensure_ascii=False))
         return
-    _print_rows(rows, opened, per_byte, str(kind))
+    _print_rows(rows, opened, per_byte)
     _print_policies(policies, budget)
     console.print(f"\npicture  {picture}", highlight=False, markup=False)
 
@@ -119,33 +121,11 @@ def _given_shape(*values: Any) -> "Shape | None":
     return Shape(*values)
 
 
-def _attention(text: str) -> "Attention":
-    """What --attention says.
-
-    Raises:
-        ValueError: it is none of the known kinds, or a number of it is none.
-    """
-    from satisfice.measurement.cost import Attention
-
-    kind, _, rest = text.partition(":")
-    settings: dict[str, Any] = {}
-    for part in filter(None, rest.split(",")):
-        name, _, value = part.partition("=")
-        known = {"top-k": ("budget",), "local": ("budget",), "block-topk": ("budget", "block")}.get(kind, ())
-        if name not in known or not value.isdecimal():
-            raise ValueError(
-                f"--attention {text!r}: {part!r} is no setting of {kind}, as in block-topk:budget=1024,block=16"
-            )
-        settings[name] = int(value)
-    if kind not in ("dense", "top-k", "block-topk", "local"):
-        raise ValueError(f"no attention {kind!r}; use dense, top-k, block-topk or local")
-    return Attention(kind, **settings)  # type: ignore[arg-type]
-
-
 def _one_response(
     shape: "Shape", kind: "Attention", intensity: float, prompt: int, tokens: int, trials: int, as_json: bool
 ) -> None:
-    from satisfice.measurement.cost import Attention, attention_share, decoding
+    from satisfice.attention import Attention
+    from satisfice.measurement.cost import attention_share, decoding
 
     kinds = [kind] if kind.kind != "dense" else [kind, Attention("top-k"), Attention("block-topk"), Attention("local")]
     found = {}
@@ -188,15 +168,32 @@ def _one_response(
     )
 
 
-def _print_rows(rows: "list[CostRow]", runs: "list[Run]", intensity: float, attention: str) -> None:
+def _print_rows(rows: "list[CostRow]", runs: "list[Run]", intensity: float) -> None:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     several = len(runs) > 1
-    names = [*(["model"] if several else []), "method", "right %", "E[L]", "E[L²]", "eFLOPs", "in all", "KV MB"]
+    kinds = sorted({row.attention for row in rows})
+    names = [
+        *(["model"] if several else []),
+        *(["attention"] if len(kinds) > 1 else []),
+        "method",
+        "right %",
+        "E[L]",
+        "E[L²]",
+        "eFLOPs",
+        "in all",
+        "KV MB",
+    ]
     priced = any(row.price is not None for row in rows)
     for name in [*names, *(["$ / 1,000"] if priced else [])]:
-        table.add_column(name, justify="left" if name in ("model", "method") else "right")
+        table.add_column(name, justify="left" if name in ("model", "attention", "method") else "right")
     for row in rows:
-        cells = [*([row.model] if several else []), row.method, f"{100 * row.accuracy:.1f}", f"{row.tokens:,.1f}"]
+        cells = [
+            *([row.model] if several else []),
+            *([row.attention] if len(kinds) > 1 else []),
+            row.method,
+            f"{100 * row.accuracy:.1f}",
+            f"{row.tokens:,.1f}",
+        ]
         cells += [
             f"{row.tokens_squared:,.0f}",
             _short(row.eflops),
@@ -209,8 +206,8 @@ def _print_rows(rows: "list[CostRow]", runs: "list[Run]", intensity: float, atte
     console.print(
         Text(
             f"E[L]: thinking and answer tokens of a response, mean; eFLOPs: operations and {intensity:g} x bytes of "
-            f"decoding it, {attention} attention, as Kinetics counts; in all: with probes, branches and prefill; "
-            "KV: keys and values at the end of a response",
+            f"decoding it, {' or '.join(kinds)} attention, as Kinetics counts; in all: with probes, branches and "
+            "prefill; KV: keys and values at the end of a response",
             style="dim",
         ),
         highlight=False,
@@ -243,16 +240,13 @@ def _within(policies: "Policies", budget: float) -> str:
     )
 
 
-def _as_data(
-    rows: "list[CostRow]", policies: "Policies", intensity: float, attention: str, budget: float | None
-) -> dict[str, Any]:
+def _as_data(rows: "list[CostRow]", policies: "Policies", intensity: float, budget: float | None) -> dict[str, Any]:
     from dataclasses import asdict
 
     from satisfice.measurement.frontier import best_within, front
 
     data: dict[str, Any] = {
         "intensity": intensity,
-        "attention": attention,
         "counting": "thinking and answer tokens; eflops_all with probes, branches, outlines and prefill",
         "rows": [row.model_dump() for row in rows],
         "points": [asdict(point) for point in policies.points],

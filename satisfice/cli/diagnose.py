@@ -4,6 +4,8 @@ import asyncio
 import json
 import shlex
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,8 +16,8 @@ from rich.text import Text
 
 from satisfice.cli.console import complain, console, printable
 from satisfice.cli.options import (
-    ENGINE,
     OUTPUT,
+    Ask,
     EngineOptions,
     Json,
     MethodName,
@@ -28,6 +30,7 @@ from satisfice.cli.options import (
 from satisfice.cli.tables import pairs_table
 
 if TYPE_CHECKING:
+    from satisfice.engines.base import Engine
     from satisfice.measurement.course import Course
     from satisfice.measurement.diagnosis import Diagnosis, Measured
     from satisfice.runs.run_folder import Run
@@ -41,14 +44,7 @@ WORDS = {"first": "first", "try": "try", "skip": "not worth it", "unsure": "unde
 def diagnose(
     *,
     engine: EngineOptions,
-    ask: Annotated[
-        str | None,
-        typer.Option(
-            "--ask",
-            rich_help_panel=ENGINE,
-            help="Of a run folder: the model that wrote it, to be asked where it could stop.",
-        ),
-    ] = None,
+    ask: Ask = None,
     method: MethodName = "plain",
     problems: ProblemOptions,
     prompt: PromptOptions,
@@ -136,7 +132,13 @@ def _run_and_ask(
         return done, _followed(opened, done, method, problem)
 
 
-def _asked(engine: EngineOptions, done: "Run", method: str, problem: str | None) -> "list[Course] | None":
+@contextmanager
+def opened_for(done: "Run", engine: EngineOptions) -> Iterator["Engine"]:
+    """The model that is to be asked about the traces of a run.
+
+    Raises:
+        ValueError: it did not write them.
+    """
     with engine.opened() as opened:
         wrote = done.config.get("model_digest")
         if wrote and opened.digest and wrote != opened.digest:
@@ -144,6 +146,13 @@ def _asked(engine: EngineOptions, done: "Run", method: str, problem: str | None)
                 f"{done.folder} was written by {done.config.get('model')}, and {engine.model} is another model: "
                 "only the one that wrote a thinking can say where it would have stopped"
             )
+        if (reads := str(done.config.get("attention", "dense"))) != str(opened.attention):
+            raise ValueError(f"{done.folder} was written with {reads} attention: ask with --attention {reads}")
+        yield opened
+
+
+def _asked(engine: EngineOptions, done: "Run", method: str, problem: str | None) -> "list[Course] | None":
+    with opened_for(done, engine) as opened:
         return _followed(opened, done, method, problem)
 
 

@@ -66,7 +66,7 @@ def _print_door(door: "Door", findings: "Sequence[Finding]", complete: bool) -> 
     wrong = [each for each in findings if not each.fits]
     mark = "[green]works[/green]  " if complete and not wrong else "[yellow]missing[/yellow]"
     console.print(f"  {mark}  [cyan]{door.name}[/cyan]  {door.does}", highlight=False, soft_wrap=True)
-    if wrong and door.extra:
+    if wrong and (door.extra or door.host):
         console.print(f"           {_said(wrong)}: {_remedy(door)}", highlight=False, markup=False, soft_wrap=True)
 
 
@@ -80,5 +80,7 @@ def _said(wrong: "Sequence[Finding]") -> str:
 
 
 def _remedy(door: "Door") -> str:
+    if door.host:
+        return f"install {door.host} as it says itself, and satisfice beside it"
     extra = f"'.[{door.extra}]'" if door.extra else "."
     return f"in a clone of satisfice, pip install -e {extra}"

@@ -1,14 +1,18 @@
 """`satisfice lab`: commands of the embedded tiny reasoner and of the word problems."""
 
+import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.table import Table
 
 from satisfice.cli.command import Command, flat
-from satisfice.cli.console import console
+from satisfice.cli.console import complain, console, printable
 from satisfice.cli.options import (
     ENGINE,
+    TRAINING,
+    Json,
     Recipe,
     Trained,
 )
@@ -37,6 +41,48 @@ def train(
     from satisfice.lab.train import train as carry_out
 
     console.print(f"trained {carry_out(load_recipe(recipe), out)}", highlight=False)
+
+
+@lab.command("steps", cls=Command)
+@flat
+def steps(
+    recipe: Recipe,
+    out: Annotated[Path, typer.Option(rich_help_panel=TRAINING, help="Folder of the models, the table, the picture.")],
+    as_json: Json = False,
+) -> None:
+    """How many steps of thinking are best? Trains small models on sums and tests them in every step size (2502.07266).
+
+    Run it again to resume.
+
+    Example: satisfice lab steps recipes/lab/steps.yaml --out runs/steps
+    """
+    from satisfice.lab.step_sizes import load_steps_recipe
+    from satisfice.measurement.optimal_length import best_steps
+    from satisfice.report import to_svg
+    from satisfice.report.step_sizes import steps_figure
+    from satisfice.runs.run_folder import write_atomically
+    from satisfice.runs.step_sizes import run
+
+    tested = run(load_steps_recipe(recipe), out, complain)
+    picture = out / "steps.svg"
+    write_atomically(picture, to_svg(steps_figure(tested)))
+    if as_json:
+        data = [each.model_dump() | {"best": [best.model_dump() for best in best_steps(each.cells)]} for each in tested]
+        print(json.dumps(data, indent=2))
+        return
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for name in ("model", "operators", "best steps", "may be as good", "right % there", "fitted N*"):
+        table.add_column(name, justify="left" if name == "model" else "right")
+    for each in tested:
+        for best in best_steps(each.cells):
+            span = best.cell.accuracy
+            table.add_row(
+                printable(each.model), str(best.operators), str(best.cell.steps), f"{best.fewest} to {best.most}",
+                f"{100 * span.value:.1f} ({100 * (span.low or 0):.1f} to {100 * (span.high or 0):.1f})",
+                f"{each.fit.best(best.operators):.1f}",
+            )  # fmt: skip
+    console.print(table)
+    console.print(f"\npicture  {picture}", highlight=False, markup=False)
 
 
 @lab.command("fine-tune", cls=Command)

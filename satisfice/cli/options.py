@@ -96,6 +96,10 @@ Problems = Annotated[
         help="JSONL file, lab:SPLIT, words:SPLIT, Hub data set or reasoning-gym:NAME; the lab's models have their own.",
     ),
 ]
+Ask = Annotated[
+    str | None,
+    _engine("--ask", help="Of a run folder: the model that wrote it, to be asked where it could stop."),
+]
 Grader = Annotated[str | None, _problems(help="math, numeric, exact or choice.")]
 Limit = Annotated[int | None, _problems(min=1, help="Problems at most.")]
 System = Annotated[str, _prompt(help="System turn.")]
@@ -166,6 +170,13 @@ class EngineOptions:
     threads: Annotated[int | None, _engine(help="CPU threads of the model; 1 is fastest for tiny ones.")] = None
     max_batch: Annotated[int, _engine(min=1, help="Sequences that run at once at most.")] = 64
     max_batch_tokens: Annotated[int | None, _engine(min=1, help="Bounds the memory of running sequences.")] = None
+    attention: Annotated[
+        str | None,
+        _engine(
+            help="What a decoding step reads: dense, or at most a budget of tokens, as block-topk:budget=N,block=N "
+            "or local:budget=N; see docs/engine.md."
+        ),
+    ] = None
     gguf_file: Annotated[str | None, _engine(help="GGUF file inside the model directory.")] = None
     thinking_format: Annotated[str | None, _engine(help="A family name or 'OPEN,CLOSE', where it is not detected.")] = (
         None
@@ -288,7 +299,8 @@ class ProblemOptions:
         _problems("--any-gold", help="Keep problems whose gold answer says that there is none, such as 'proof'."),
     ] = False
     data_dir: Annotated[
-        Path | None, _problems(help="Where math500.jsonl, aime24.jsonl and other suites lie, for --problems math500.")
+        Path | None,
+        _problems(help="Where math500.jsonl and other suites lie; without it --problems math500 is read from the Hub."),
     ] = None
     answer_is: Annotated[str, _problems(help="Of multiple choice, what the gold answer is: letter, text or index.")] = (
         "auto"

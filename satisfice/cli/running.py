@@ -67,7 +67,8 @@ def run_methods(
         spelled = [*both, *(each for each in spelled if each not in both)]
     asked = methods_from(spelled)
     problem_set = problems.loaded(engine.model, sampling.seed)
-    folder = run.out or Path("runs") / slug(name_folder(problem_set.name))
+    reads = "" if engine.attention in (None, "dense") else f"-{engine.attention}"
+    folder = run.out or Path("runs") / slug(name_folder(problem_set.name) + reads)
     with workers.opened(engine, asked) as (opened, start):
         every, left_out = every_method(engine.model, opened)
         if ALL in spelled and left_out:

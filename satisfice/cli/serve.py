@@ -128,8 +128,9 @@ def serve(
         raise ValueError("serving needs the serve extra: in a clone of satisfice, pip install -e '.[serve]'")
     from satisfice.intervention import parse_method
     from satisfice.runs.certificate import read_certificate
-    from satisfice.server.app import Settings, efforts_from
+    from satisfice.server.app import Settings
     from satisfice.server.process import serve as run_server
+    from satisfice.server.wishes import efforts_from
 
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.WARNING)
     logging.getLogger("satisfice.server").setLevel(logging.INFO)

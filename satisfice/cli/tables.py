@@ -93,6 +93,8 @@ def print_summary(result: "Summary") -> None:
         f"wrong; *: on the Pareto front of accuracy and {counted}",
     ]
     console.print(Text(printable("".join(legend)), style="dim"), highlight=False)
+    if result.attention != "dense":
+        console.print(Text(f"decoded with {printable(result.attention)} attention"), highlight=False)
     for note in result.notes:
         console.print(Text(f"note: {printable(note)}", style="yellow"), highlight=False)
     console.print(Text(f"\n{printable(str(headline(result)))}"), highlight=False)

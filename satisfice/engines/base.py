@@ -18,6 +18,7 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal, Self
 
+from satisfice.attention import DENSE, Attention
 from satisfice.lazy import PreTrainedTokenizerBase
 from satisfice.thinking import ThinkingFormat
 
@@ -305,6 +306,7 @@ class Engine(ABC):
         levels: the length instructions that the model was trained on, by level; empty for most models.
         companions: other engines, by the names under which a method with two models asks for them.
         lacking: why it does not offer some capabilities, where that can be said, and what to do.
+        attention: what a decoding step reads of the keys and values before it, as far as we decide it.
     """
 
     name: str
@@ -318,6 +320,7 @@ class Engine(ABC):
     levels: Mapping[str, str] = MappingProxyType({})
     companions: Mapping[str, "Engine"] = MappingProxyType({})
     lacking: Mapping[Capability, str] = MappingProxyType({})
+    attention: Attention = DENSE
 
     @abstractmethod
     async def generate(
@@ -410,7 +413,7 @@ class EngineAround(Engine):
         )  # fmt: skip
         self.capabilities, self.lacking, self.end_ids = engine.capabilities, engine.lacking, engine.end_ids
         self.context_length, self.default_sampling = engine.context_length, engine.default_sampling
-        self.levels = engine.levels
+        self.levels, self.attention = engine.levels, engine.attention
 
     async def score(self, ids: Sequence[int], start: int) -> Scores:
         """See `Engine.score`."""

@@ -2,9 +2,9 @@
 
 A `Control` (`control_setting.py`) is one request's setting, plain data. All requests of one class of control share
 one `ControlBatch`, which keeps their parameters and their place in the thinking format as tensors indexed by slot. A
-slot belongs to one request from `admit` to `release`; a step names the slots of its rows. The same two calls, `apply`
-on logits and `observe` on tokens, are all that any engine's sampler has to offer, so one implementation serves the
-transformers engine and both processor interfaces of vLLM.
+slot belongs to one request from `admit` to `release`; a step names the slots of its rows. The same three calls, `look`
+and `apply` on logits and `observe` on tokens, are all that any engine's sampler has to offer, so one implementation
+serves the transformers engine and both processor interfaces of vLLM.
 """
 
 from abc import ABC, abstractmethod
@@ -87,6 +87,14 @@ class ControlBatch(ABC):
         """Give `slot` to a request; subclasses add their own parameters."""
         self.state[slot] = control.state
 
+    def look(self, logits: torch.Tensor, slots: torch.Tensor) -> None:  # noqa: B027
+        """Take note of what the model makes of the next token; a step looks, applies and observes, in this order.
+
+        Args:
+            logits: (B, V) floating point, before this control or any other has edited them.
+            slots: (B,) int64, the slot of each row.
+        """
+
     @abstractmethod
     def apply(self, logits: torch.Tensor, slots: torch.Tensor) -> None:
         """Edit raw logits in place, before temperature and truncation.
@@ -114,8 +122,18 @@ class ControlBatch(ABC):
         device = self.markers.device
         self.observe(torch.from_numpy(tokens).to(device), torch.from_numpy(slots).to(device))
 
-    def resume(self, slot: int, tokens: Sequence[int]) -> None:
-        """Take note of many tokens of one request, as `observe` would one by one: it comes back after a pause."""
+    def pause(self, slot: int) -> tuple[torch.Tensor, ...] | None:
+        """What of a request is not to be read from its tokens, for `resume`; None where nothing is."""
+        return None
+
+    def resume(self, slot: int, tokens: Sequence[int], paused: tuple[torch.Tensor, ...] | None = None) -> None:
+        """Take note of many tokens of one request, as `observe` would one by one: it comes back after a pause.
+
+        Args:
+            slot: it has just been admitted to.
+            tokens: that it had written.
+            paused: what `pause` returned for it; None where nothing was kept but its tokens.
+        """
         state = int(self.state[slot])
         for following in self.markers.states_on_host[:, list(tokens)].T.tolist():
             state = following[state]

@@ -119,11 +119,15 @@ class Prefix:
         ids: its tokens; every one of them has been computed.
         pages: their keys and values.
         links: hashes of its beginnings, one every `BLOCK` tokens.
+        made: of sparse decoding, how each of its tokens was computed; see `satisfice.engines.sparse.reusable`.
+        following: the token that was written after them, which is not computed; None where none was.
     """
 
     ids: tuple[int, ...]
     pages: Pages
     links: list[int] = field(default_factory=list)
+    made: bytes = b""
+    following: int | None = None
 
 
 class PrefixStore:
@@ -156,9 +160,9 @@ class PrefixStore:
         # Counted from the start: a hash is no proof.
         return best, common_prefix(best.ids, ids)
 
-    def add(self, ids: Sequence[int], pages: Pages) -> None:
-        """Store a sequence; stored sequences that are mere beginnings of it are evicted."""
-        entry = Prefix(tuple(ids), pages, links(ids))
+    def add(self, ids: Sequence[int], pages: Pages, made: bytes = b"", following: int | None = None) -> None:
+        """Store a sequence; stored sequences that are mere beginnings of it are evicted. See `Prefix`."""
+        entry = Prefix(tuple(ids), pages, links(ids), made, following)
         if not entry.links or len(entry.ids) > self.capacity:
             return
         for level, candidates in enumerate(list(self._walk(entry.links)), start=1):

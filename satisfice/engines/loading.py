@@ -8,7 +8,9 @@ from satisfice.engines.base import Engine, EngineError
 from satisfice.thinking import ThinkingFormat, UnknownThinkingFormat
 
 SETTINGS: Mapping[str, frozenset[str]] = {
-    "transformers": frozenset({"gguf_file", "dtype", "device", "threads", "max_batch", "max_batch_tokens"}),
+    "transformers": frozenset(
+        {"gguf_file", "dtype", "device", "threads", "max_batch", "max_batch_tokens", "attention"}
+    ),
     "vllm": frozenset({"dtype", "device", "threads", "max_batch"}),
     "openai": frozenset({"base_url", "tokenizer", "api_key_env", "requests_per_minute", "max_batch"}),
 }

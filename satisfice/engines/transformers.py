@@ -8,8 +8,8 @@ but its last token is known, which makes the second sample of a prompt, a resume
 """
 
 import asyncio
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +17,8 @@ import psutil
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from satisfice.attention import DENSE, Attention
+from satisfice.engines import sparse
 from satisfice.engines.base import (
     Capability,
     Divergences,
@@ -31,7 +33,7 @@ from satisfice.engines.checkpoint import cache_bytes, digest_of, end_of_text_ids
 from satisfice.engines.choosing import Choice, choose, entropy_of
 from satisfice.engines.control_batch import ControlBatch, Markers
 from satisfice.engines.control_setting import Control
-from satisfice.engines.kv import BLOCK, PrefixStore, RowCache, common_prefix
+from satisfice.engines.kv import BLOCK, Prefix, PrefixStore, RowCache, common_prefix
 from satisfice.engines.pretrained import load_pretrained
 from satisfice.engines.rotary import RowwiseRotary
 from satisfice.engines.threaded import Request, ThreadedEngine
@@ -58,7 +60,9 @@ class RowRequest(Request):
 
     Attributes:
         computed: see above.
+        made: of sparse decoding, how each of `ids[:computed]` was computed; see `sparse.reusable`.
         slot: its place among those of its control; -1 while it does not run.
+        paused: what its control keeps while it does not run, see `ControlBatch.pause`.
         long: whether it is computed with the rotary factors of long sequences, where the model has such.
         kept: of a scoring, the (tokens, V) log-probabilities of each part of it, where they are asked for.
         against: those of another scoring, all parts together, that this one's are compared with.
@@ -66,7 +70,9 @@ class RowRequest(Request):
     """
 
     computed: int = 0
+    made: bytearray = field(default_factory=bytearray)
     slot: int = -1
+    paused: tuple[torch.Tensor, ...] | None = None
     long: bool = False
     kept: list[torch.Tensor] | None = None
     against: torch.Tensor | None = None
@@ -91,9 +97,11 @@ class TransformersEngine(ThreadedEngine[RowRequest]):
             default what fits in a quarter of the free memory. Requests wait in a queue for room.
         max_cached_tokens: tokens of keys and values kept of finished rows at most; by default as many again.
         threads: CPU threads of the model; None leaves torch's choice. Tiny models are fastest with 1.
+        attention: what a decoding step reads of the keys and values before it; see `satisfice.engines.sparse`. Scores
+            and divergences are prefill and read all. With a sparse one there are no trees.
 
     Raises:
-        EngineError: the model keeps state that is no attention cache.
+        EngineError: the model keeps state that is no attention cache, or cannot decode with that attention.
     """
 
     capabilities = frozenset(Capability)
@@ -109,6 +117,7 @@ class TransformersEngine(ThreadedEngine[RowRequest]):
         max_batch_tokens: int | None = None,
         max_cached_tokens: int | None = None,
         threads: int | None = None,
+        attention: Attention = DENSE,
     ) -> None:
         super().__init__()
         self.name = name or f"transformers:{model.config.name_or_path}"
@@ -123,6 +132,13 @@ class TransformersEngine(ThreadedEngine[RowRequest]):
         self.context_length = int(getattr(config, "max_position_embeddings", 1 << 20))
         self.default_sampling = recommended(model.generation_config)
         self.device = model.device
+        self.attention = attention
+        self._sparse_layers = 0
+        if attention.kind != "dense":
+            sparse.check(attention, self._layer_kinds, model, self.name)
+            self._sparse_layers = sparse.install(model, self.name)
+            self.capabilities = self.capabilities - {Capability.TREE}
+            self.lacking = {Capability.TREE: f"branches of a tree do not read by {attention}: leave --attention out"}
         self.max_batch = max_batch
         room = max_batch_tokens or _affordable_tokens(config, model.dtype, self.device)
         self.max_batch_tokens = min(room, max_batch * self.context_length)
@@ -156,6 +172,7 @@ class TransformersEngine(ThreadedEngine[RowRequest]):
         device: str | None = None,
         thinking: ThinkingFormat | None = None,
         revision: str | None = None,
+        attention: str = "dense",
         **options: Any,
     ) -> "TransformersEngine":
         """The engine for a model by name.
@@ -169,17 +186,20 @@ class TransformersEngine(ThreadedEngine[RowRequest]):
             device: "cpu", "cuda", "cuda:1", ...; by default a GPU where there is one.
             thinking: how the model marks thinking, where it cannot be detected.
             revision: branch, tag or commit on the Hub.
+            attention: what a decoding step reads, as "block-topk:budget=64,block=16".
             options: passed to the constructor.
 
         Raises:
             EngineError: the model cannot be found or loaded; the message says why and what to do.
+            ValueError: `attention` cannot be read.
         """
+        reads = Attention.parse(attention)
         if model in SHIPPED:
             # A model this small spends its time in calls, not in arithmetic; a second thread only adds waiting.
             options.setdefault("threads", 1)
         options.setdefault("name", f"transformers:{model}")
         loaded = load_pretrained(model, gguf_file=gguf_file, dtype=dtype, device=device, revision=revision)
-        engine = cls(loaded.network, loaded.tokenizer, thinking=thinking, **options)
+        engine = cls(loaded.network, loaded.tokenizer, thinking=thinking, attention=reads, **options)
         engine.levels = loaded.levels
         return engine
 
@@ -187,6 +207,8 @@ class TransformersEngine(ThreadedEngine[RowRequest]):
 
     def tree(self, prompt_ids: Sequence[int], sampling: Sampling, *, top: int, entropy_temperature: float) -> TokenTree:
         """See `Engine.tree`."""
+        if Capability.TREE not in self.capabilities:
+            raise EngineError(f"{self.name} grows no trees: {self.lacking[Capability.TREE]}")
         ids = list(prompt_ids)
         self._check(ids, len(ids) + sampling.max_tokens)
         if self._is_long(len(ids) + sampling.max_tokens):
@@ -300,7 +322,7 @@ class TransformersEngine(ThreadedEngine[RowRequest]):
         """Preempt the rows that have grown into other rotary factors: all of their tokens are computed again."""
         grown = [row for row, request in enumerate(self._running) if self._is_long(len(request.ids)) > request.long]
         for row in reversed(grown):
-            self._waiting.appendleft(self._leave(row))
+            self._preempt(row)
 
     # -- taking requests in
 
@@ -313,7 +335,7 @@ class TransformersEngine(ThreadedEngine[RowRequest]):
                 request = self._waiting[0]
                 known = len(request.ids) - 1 if request.score_from is None else request.score_from - 1
                 request.long = self._is_long(len(request.ids))
-                source, shared = self._best_source(request.ids[:known], request.long)
+                source, shared = self._best_source(request, known)
                 awaited = self._about_to_compute(request.ids[:known], max(shared + 1, BLOCK), request.long)
                 if awaited is not None:
                     break  # once that is done, this one can copy it
@@ -328,6 +350,8 @@ class TransformersEngine(ThreadedEngine[RowRequest]):
                         self._cache.put(row, source.pages, shared)
                 request.usage.cached += shared
                 request.computed = shared
+                if self._sparse_layers:
+                    request.made = bytearray(source.made[:shared]) if source is not None else bytearray()
                 request.slot = self._free_slots.pop()
                 self._running.append(self._waiting.popleft())
                 wave.append(request)
@@ -348,26 +372,54 @@ class TransformersEngine(ThreadedEngine[RowRequest]):
         A pass over prompts holds up every row that is writing by one step; without it, new rows alone are held up,
         by one step a token. Whatever costs fewer steps is done: the cue of a probe, among many rows, costs no pass.
         """
-        rests = [len(request.ids) - 1 - request.computed for request in wave]
+        rests = [self._prefilled_to(request) - request.computed for request in wave]
         scoring = any(request.score_from is not None for request in wave)
         return not scoring and max(rests) <= STEPWISE and sum(rests) <= len(self._running) - len(wave)
 
-    def _best_source(self, ids: list[int], long: bool) -> tuple[Any, int]:
-        """Whatever shares most tokens with `ids`: a stored prefix or a running row."""
+    def _best_source(self, request: RowRequest, known: int) -> tuple[Any, int]:
+        """Whatever shares most of the first `known` tokens of a request: a stored prefix or a running row."""
+        ids, long = request.ids[:known], request.long
         best: Any
         best, shared = (self._long_store if long else self._store).longest(ids)
+        if best is not None:
+            shared = self._reusable(request, best, shared)
         for running in self._running:
             # A quick look at the first tokens saves the walk through rows of other problems.
-            if running.long is long and running.ids[:BLOCK] == ids[:BLOCK]:
+            if running.long is long and running.ids[:BLOCK] == ids[:BLOCK] and self._is_source(running):
                 length = min(common_prefix(running.ids, ids), running.computed)
-                if length > shared:
+                if length > shared and (length := self._reusable(request, running, length)) > shared:
                     best, shared = running, length
         return best, shared
+
+    def _reusable(self, request: RowRequest, source: Prefix | RowRequest, shared: int) -> int:
+        """How many of the first `shared` tokens of a computed sequence a request may take over."""
+        if not self._sparse_layers:
+            return shared
+        following = (
+            source.ids[shared] if shared < len(source.ids) or isinstance(source, RowRequest) else source.following
+        )
+        goes_on = following == request.ids[shared]
+        return sparse.reusable(source.made, shared, request.prompt_length, scoring=request.scoring, goes_on=goes_on)
+
+    def _is_source(self, row: RowRequest) -> bool:
+        """Whether others may take over what a row has computed: not what a score read densely of a sparse chain."""
+        return not (self._sparse_layers and row.scoring)
+
+    def _prefilled_to(self, request: RowRequest) -> int:
+        """How many tokens of a request a prefill pass may compute; the rest is fed to decoding steps one by one.
+
+        That is all but the last, or, since what was written sparsely is computed so again, all of the prompt but its
+        last.
+        """
+        end = len(request.ids) - 1
+        return min(end, request.prompt_length - 1) if self._sparse_layers and not request.scoring else end
 
     def _about_to_compute(self, ids: list[int], least: int, long: bool) -> int | None:
         """The first row with a prompt not computed yet that shares `least` tokens or more with `ids`."""
         for row, running in enumerate(self._running):
-            if running.behind and running.long is long and common_prefix(running.ids[:-1], ids) >= least:
+            end = self._prefilled_to(running)
+            sought = running.computed < end and running.long is long and self._is_source(running)
+            if sought and common_prefix(running.ids[:end], ids) >= least:
                 return row
         return None
 
@@ -398,7 +450,7 @@ class TransformersEngine(ThreadedEngine[RowRequest]):
     def _prefill(self, first: int) -> None:
         """Compute the prompts of the rows from `first` on, all but each one's final token."""
         wave = self._running[first:]
-        ends = [len(request.ids) - 1 for request in wave]
+        ends = [self._prefilled_to(request) for request in wave]
         while pending := [row for row, request in enumerate(wave) if request.computed < ends[row]]:
             low = pending[0]
             high = next(row for row in range(low, len(wave) + 1) if row not in pending)
@@ -421,6 +473,8 @@ class TransformersEngine(ThreadedEngine[RowRequest]):
                 if request.score_from is not None:
                     self._note_scores(request, part, logits[index])
                 request.computed += len(part)
+                if self._sparse_layers:
+                    request.made += bytes(len(part))
                 request.usage.prefilled += len(part)
                 request.usage.forward_passes += 1
         for row in reversed(range(first, len(self._running))):
@@ -453,21 +507,21 @@ class TransformersEngine(ThreadedEngine[RowRequest]):
     def _step(self) -> None:
         # The newest token of each row is about to be computed, so every row needs room for all it has.
         while not self._make_room(len(self._running), self._longest()):
-            # The newest row gives way; it keeps its tokens and goes on where it was once there is room again.
-            self._waiting.appendleft(self._leave(len(self._running) - 1))
+            # The newest row gives way.
+            self._preempt(len(self._running) - 1)
         if self._rows_changed:
             self._rebuild_rows()
         batch = len(self._running)
         self.peak_batch = max(self.peak_batch, batch)
-        logits = self._forward(self._tokens[:, None], self._positions[:, None], slice(0, batch), logits_to_keep=1)
+        with self._reading():
+            logits = self._forward(self._tokens[:, None], self._positions[:, None], slice(0, batch), logits_to_keep=1)
         logits = logits[:, -1].float()
         noted = self._note_distributions(logits)
         for controls, slots, rows in self._control_rows:
-            if rows is None:
-                controls.apply(logits, slots)
-            else:
-                part = logits[rows]
-                controls.apply(part, slots)
+            part = logits if rows is None else logits[rows]
+            controls.look(part, slots)
+            controls.apply(part, slots)
+            if rows is not None:
                 logits[rows] = part
         self._positions = self._positions + 1
         self._tokens = choose(logits, self._choice, self._positions)
@@ -493,6 +547,28 @@ class TransformersEngine(ThreadedEngine[RowRequest]):
                 done.append((row, end))
         for row, end in reversed(done):
             self._leave(row).finish(end)
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Within, the decoding step of all running rows reads a budget, where this engine decodes so.
+
+        Raises:
+            EngineError: somebody gave the model another attention.
+        """
+        if not self._sparse_layers:
+            yield
+            return
+        behind = [request.computed - (request.prompt_length - 1) for request in self._running]
+        # Tokens of a prompt that is taken in step by step are prefill.
+        step = sparse.Reading(
+            self.attention, self._positions + 1, [row for row, after in enumerate(behind) if after < 0]
+        )
+        with sparse.reading(step):
+            yield
+        if step.layers != self._sparse_layers:
+            raise EngineError(f"the attention of {self.name} was replaced while it decoded by {self.attention}")
+        for request, after in zip(self._running, behind, strict=True):
+            request.made.append(sparse.DENSE if after < 0 else sparse.WRITTEN if after else sparse.SEAM)
 
     def _rebuild_rows(self) -> None:
         """Row-wise tensors, made again only when a row has come or gone."""
@@ -594,12 +670,21 @@ class TransformersEngine(ThreadedEngine[RowRequest]):
 
     # -- letting requests go
 
+    def _preempt(self, row: int) -> None:
+        """Put a row back into the queue; it keeps its tokens and goes on where it was once there is room again."""
+        request = self._running[row]
+        if request.control is not None:
+            request.paused = self._controls[type(request.control)].pause(request.slot)
+        self._waiting.appendleft(self._leave(row))
+
     def _leave(self, row: int) -> RowRequest:
         """Take a row out: store what it has computed and let the last row move into its place."""
         request = self._running[row]
-        if self.max_cached_tokens:
+        if self.max_cached_tokens and self._is_source(request):
             store = self._long_store if request.long else self._store
-            store.add(request.ids[: request.computed], self._cache.take(row, request.computed))
+            end = request.computed
+            following = request.ids[end] if end < len(request.ids) else None
+            store.add(request.ids[:end], self._cache.take(row, end), bytes(request.made), following)
         last = len(self._running) - 1
         if row != last:
             self._cache.move(last, row, self._running[last].computed)
@@ -620,7 +705,7 @@ class TransformersEngine(ThreadedEngine[RowRequest]):
             self._controls[kind] = control.batch(self._markers, self.max_batch)
         self._controls[kind].admit(request.slot, control)
         if written := request.ids[request.prompt_length :]:
-            self._controls[kind].resume(request.slot, written)
+            self._controls[kind].resume(request.slot, written, request.paused)
 
 
 def _layer_kinds(config: Any, name: str) -> set[str]:

@@ -144,11 +144,11 @@ class Rows:
                 for request in late:
                     request.observed += 1
             slots = torch.tensor([request.slot for request in requests], device=device)
-            if len(rows) == len(self._running):
-                controls.apply(logits, slots)
-            else:
-                part = logits[rows]
-                controls.apply(part, slots)
+            every = len(rows) == len(self._running)
+            part = logits if every else logits[rows]
+            controls.look(part, slots)
+            controls.apply(part, slots)
+            if not every:
                 logits[rows] = part
 
     def _admit(self, request: VLLMRequest, logits: torch.Tensor) -> None:

@@ -19,12 +19,14 @@ class Door:
         kind: "engine", "door" or "part".
         does: in one line.
         extra: the extra of satisfice that brings what it needs; "" where the basic installation does.
+        host: the program that it is a door to, where no extra brings it because it asks for an environment of its own.
     """
 
     name: str
     kind: str
     does: str
     extra: str = ""
+    host: str = ""
 
 
 DOORS = (
@@ -35,6 +37,11 @@ DOORS = (
     Door("GGUF files", "engine", "quantised models in the transformers engine", "gguf"),
     Door("smollm2", "engine", "a small real model that comes as a package", "smollm2"),
     Door("satisfice.hosts.transformers", "door", "controls and methods inside Transformers' generate"),
+    Door("satisfice.hosts.sglang", "door", "controls inside SGLang, by a request", host="sglang"),
+    Door("satisfice.hosts.llama_cpp", "door", "controls inside llama-cpp-python", "llama-cpp"),
+    Door("inspect eval --model satisfice/MODEL", "door", "every engine and method as a model of Inspect", "inspect"),
+    Door("satisfice.hosts.litellm", "door", "efforts as methods in LiteLLM's proxy", "litellm"),
+    Door("satisfice/hosts/lighteval.py", "door", "methods in lighteval custom", host="lighteval"),
     Door("satisfice serve", "door", "an OpenAI-compatible server with every method", "serve"),
     Door("vLLM plugin", "door", "controls inside vllm serve", "vllm"),
     Door("satisfice train", "part", "training with TRL", "train"),
@@ -102,4 +109,6 @@ def look_up(requirement: Requirement) -> Finding:
 
 def examine(door: Door) -> list[Finding]:
     """The packages that a door needs on top of the basic installation, or those of the latter."""
+    if door.host:
+        return [look_up(Requirement(door.host))]
     return [look_up(requirement) for requirement in needed_by(door.extra)]

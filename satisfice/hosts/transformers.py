@@ -8,7 +8,6 @@ lets a method decide when to ask for tokens, which takes an engine of ours over 
 """
 
 import asyncio
-import difflib
 import sys
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,12 +25,12 @@ from satisfice.engines.transformers import TransformersEngine
 from satisfice.intervention import Draft, Method, MethodError, parse_method
 from satisfice.intervention.control_table import ControlTable
 from satisfice.intervention.method import together
-from satisfice.intervention.options import OptionError, Options, check_against_model, checked
+from satisfice.intervention.options import OptionError, check_against_model, checked, refuse_unknown
 from satisfice.intervention.prompt_reader import PromptReader
 from satisfice.problems.problem import Problem
 from satisfice.thinking import Prompt, ThinkingFormat, decode
 
-KEPT = 1024
+KEPT = 256
 """Steps that a processor can be taken back by; assisted generation drafts far fewer tokens at once."""
 
 
@@ -93,10 +92,7 @@ class ThinkingControls(LogitsProcessor):
         end_ids: int | Sequence[int] | None = None,
         **keys: Any,
     ) -> None:
-        for key in keys.keys() - Options.model_fields.keys():
-            near = difflib.get_close_matches(key, Options.model_fields, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(Options.model_fields)}"
-            raise OptionError(f"ThinkingControls has no key {key}; {hint}")
+        refuse_unknown(keys, "ThinkingControls")
         if control is not None and keys:
             raise OptionError(f"a control takes the place of all keys; leave out {', '.join(sorted(keys))} or it")
         if control is not None and not isinstance(control, Control):
@@ -132,9 +128,11 @@ class ThinkingControls(LogitsProcessor):
         if rows is None:
             rows = self._rows = self._begin(input_ids, scores)
         edited = scores.clone()
+        rows.table.look(scores, rows.slots)
         rows.table.apply(edited, rows.slots)
         rows.taken[input_ids.shape[1]] = rows.table.snapshot()
-        rows.taken.pop(input_ids.shape[1] - KEPT, None)
+        # Nothing is drafted for several rows at once, and what is kept of many steps is large.
+        rows.taken.pop(input_ids.shape[1] - (KEPT if len(input_ids) == 1 else 1), None)
         rows.ids = input_ids
         return edited  # type: ignore[return-value]
 

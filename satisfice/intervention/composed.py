@@ -64,7 +64,7 @@ def compose(methods: Sequence[Method]) -> Method:
     bends = bending.control(_PROBE_FORMAT)
     if isinstance(bends, ThinkingBudget):
         raise MethodError(
-            f"{bending.name} counts the tokens of one engine call, and a strategy makes several: write "
+            f"{bending.name} follows the tokens of one engine call, and a strategy makes several: write "
             f"budget-forcing+CONTROL for a cap that is joined with something, or {bending.name} alone"
         )
     if bends is None:

@@ -75,6 +75,11 @@ class ControlTable:
         for batch in self._live:
             batch.follow(tokens, slots)
 
+    def look(self, logits: torch.Tensor, slots: torch.Tensor) -> None:
+        """Show all controls the logits that none of them has edited; (B, V) and (B,) int64."""
+        for batch in self._live:
+            batch.look(logits, slots)
+
     def apply(self, logits: torch.Tensor, slots: torch.Tensor) -> None:
         """Edit logits in place; (B, V) and (B,) int64."""
         for batch in self._live:
@@ -90,6 +95,6 @@ class ControlTable:
             batch.restore(taken)
 
     def _find_live(self) -> None:
-        # What is forced comes last, so that nothing else touches it.
+        # All look before any of them edits. What is forced comes last, so that nothing else touches it.
         kinds = sorted((kind for kind, users in self._users.items() if users), key=lambda kind: kind is ThinkingBudget)
         self._live = [self._batches[kind] for kind in kinds]

@@ -5,9 +5,12 @@ The tensor code that does it is in `control_batches.py`.
 
 import functools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
+
+from pydantic import ConfigDict
 
 from satisfice.engines.control_setting import Control
+from satisfice.intervention.text_ends import End
 from satisfice.lazy import PreTrainedTokenizerBase
 from satisfice.thinking import encode_after, token_bytes
 
@@ -58,6 +61,71 @@ class SuppressTokens(Control):
 
 
 @dataclass(frozen=True, kw_only=True)
+class LoopRule:
+    """When thinking goes in circles: its last tokens have come before, in the same order, again and again (ours).
+
+    Two forms. The last `ngram` tokens stand `repeats` times or more within the last `window` tokens, the first time at
+    least (repeats - 1) * ngram tokens before the last, so that a short stretch ("0, 0, 0, ...") has to be as long as
+    `repeats` of them side by side. Or, with `periodic`, the end of thinking is one stretch of p tokens `repeats` times
+    in a row, for some p of at most window / repeats, and at least repeats * ngram tokens of it: text that is the same
+    but for a word in between does not count.
+
+    Only tokens of thinking count; the markers and what stands outside of them end every stretch. Thinking is ended at
+    the next `end` while this holds, and after `grace` tokens more wherever it is.
+
+    Attributes:
+        ngram: tokens, at least 1.
+        repeats: at least 2.
+        window: tokens, at least repeats * ngram.
+        periodic: see above.
+        end: where in the text thinking may end.
+        grace: tokens.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = Control.__pydantic_config__
+
+    ngram: int = 32
+    repeats: int = 4
+    window: int = 1024
+    periodic: bool = False
+    end: End = "token"
+    grace: int = 0
+
+    @property
+    def farthest(self) -> int:
+        """The greatest distance between two stretches that can matter, in tokens."""
+        return self.window // self.repeats if self.periodic else self.window - self.ngram
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConfidenceRule:
+    """When the model is so sure, or so unsure, of what it writes that thinking is to end (ours, after DeepConf).
+
+    A value a token of thinking that the model chose, under its own distribution, at temperature 1 and before anything
+    edits it; the mean over the last `window` of them is compared.
+
+    Attributes:
+        above: thinking ends where the mean is this large: nothing is left to be won.
+        below: thinking ends where the mean is this small: it is lost.
+        window: tokens, at least 1.
+        least: tokens of the response before which nothing ends.
+        end: where in the text thinking may end.
+        top: 0 for the log-probability of the token itself, in nats, at most 0. With k, DeepConf's confidence (arXiv
+            2508.15260): the negative mean log-probability of the k likeliest tokens, which is large where the model is
+            sure, and asks nothing of the token that was drawn.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = Control.__pydantic_config__
+
+    above: float | None = None
+    below: float | None = None
+    window: int = 64
+    least: int = 0
+    end: End = "token"
+    top: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class ThinkingBudget(Control):
     """Bounds the length of thinking from both sides, without anything but logits: for engines that cannot go back.
 
@@ -67,6 +135,9 @@ class ThinkingBudget(Control):
     - At most: once `most` tokens are written and thinking is open, the closing marker is written, with `cue` after
       it, and then the model goes on by itself. Whatever comes first inside thinking, so that a response that never
       opens it is left alone.
+    - A soft landing (ours): from `hint_at` tokens on, once and where the model is not about to close thinking, `hint`
+      is written into it. With `grace`, the cap waits for the next `grace_end`, for so many tokens at most.
+    - In circles, or sure, or lost (ours): thinking is closed in the same way where `loops` or `confidence` says so.
     - Towards the end (ours): from `ramp_start` tokens on, the closing marker's logit rises linearly, by `ramp_bias`
       nats in all at `most` tokens.
     - At least: for the first `endings` times that the model would end its thinking, it writes `wait` instead. A
@@ -85,6 +156,12 @@ class ThinkingBudget(Control):
         endings: how many endings to ignore.
         wait: text.
         end_ids: tokens that end a response.
+        hint: text; empty for none.
+        hint_at: tokens; None for no hint.
+        grace: tokens.
+        grace_end: what the cap waits for.
+        loops: None for no such rule.
+        confidence: None for no such rule.
     """
 
     most: int | None = None
@@ -94,16 +171,23 @@ class ThinkingBudget(Control):
     endings: int = 0
     wait: str = "Wait"
     end_ids: tuple[int, ...] = ()
+    hint: str = ""
+    hint_at: int | None = None
+    grace: int = 0
+    grace_end: End = "sentence"
+    loops: LoopRule | None = None
+    confidence: ConfidenceRule | None = None
 
     def batch(self, markers: "Markers", slots: int) -> "ControlBatch":
         """See `Control.batch`."""
-        from satisfice.intervention.control_batches import ThinkingBudgetBatch
+        from satisfice.intervention.budget_batch import ThinkingBudgetBatch
 
         return ThinkingBudgetBatch(markers, slots)
 
 
-def budget_texts(markers: "Markers", control: ThinkingBudget) -> tuple[list[int], list[int], list[int], list[int]]:
-    """Token ids of what `control` may force: closing after an unfinished line, closing, what follows a marker, wait."""
+def budget_texts(markers: "Markers", control: ThinkingBudget) -> tuple[list[int], ...]:
+    """Token ids of what `control` may force: closing after an unfinished line, closing, what follows a marker, wait,
+    the hint."""
     thinking_format, tokenizer = markers.thinking_format, markers.tokenizer
     after = thinking_format.closing.removeprefix(thinking_format.close) + control.cue
     return (
@@ -111,6 +195,7 @@ def budget_texts(markers: "Markers", control: ThinkingBudget) -> tuple[list[int]
         thinking_format.forced_close(tokenizer, "", control.cue),
         encode_after(tokenizer, after) if after else [],
         encode_after(tokenizer, control.wait) if control.endings else [],
+        encode_after(tokenizer, control.hint) if control.hint and control.hint_at is not None else [],
     )
 
 

@@ -3,15 +3,29 @@
 Every door reads the same keys and gets the same controls for them; what carries them there differs.
 """
 
-from collections.abc import Mapping
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from satisfice.engines.control_batch import Markers
 from satisfice.engines.control_setting import Control
-from satisfice.intervention.controls import EndScaling, SuppressTokens, ThinkingBudget, budget_texts, single_tokens
+from satisfice.intervention.controls import (
+    ConfidenceRule,
+    EndScaling,
+    LoopRule,
+    SuppressTokens,
+    ThinkingBudget,
+    budget_texts,
+    single_tokens,
+)
+from satisfice.intervention.methods.confidence_exit import ConfidenceExit
 from satisfice.intervention.methods.no_wait import NoWait
+from satisfice.intervention.methods.soft_landing import SoftLanding
+from satisfice.intervention.methods.stop_loops import StopLoops
+from satisfice.intervention.text_ends import End
 from satisfice.parameters import NUMBER, misfit, shown
 
 IGNORE_DEFAULTS = "satisfice_defaults"
@@ -21,7 +35,13 @@ MOST_NUMBER = 10_000_000
 MOST_TEXT = 500
 """Characters of a text that is forced."""
 
+MOST_WINDOW = 8192
+"""Tokens that a rule may look back on: a step costs in proportion to it."""
+MOST_TOP = 20
+"""Likeliest tokens that a mean may be taken over."""
+
 Count = Annotated[int, Field(ge=0, le=MOST_NUMBER), NUMBER]
+Window = Annotated[int, Field(ge=1, le=MOST_WINDOW), NUMBER]
 
 
 class OptionError(ValueError):
@@ -43,6 +63,14 @@ class Options(BaseModel):
         ramp_bias: by how much in all, in nats.
         min_thinking_endings: how many of the model's first endings are replaced by `wait_word`.
         wait_word: a text that invites second thoughts.
+        hint: a text that is written into thinking before `max_thinking_tokens`.
+        hint_lead: by how many tokens before.
+        grace_tokens: how many tokens more the cap allows until there is a `grace_end`.
+        grace_end: "sentence", "line", "paragraph" or "token".
+        stop_loops: ends thinking that repeats itself, see `LoopRule`.
+        loop_ngram, loop_repeats, loop_window, loop_periodic, loop_end, loop_grace: its `ngram`, `repeats`, ...
+        confidence_above, confidence_below: end thinking where the model is so sure, or so unsure, see `ConfidenceRule`.
+        confidence_window, confidence_min_tokens, confidence_end, confidence_top: its `window`, `least`, `end`, `top`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -57,6 +85,23 @@ class Options(BaseModel):
     ramp_bias: Annotated[float, Field(gt=0, le=1000), NUMBER] = 8.0
     min_thinking_endings: Annotated[int, Field(ge=0, le=64), NUMBER] = 0
     wait_word: str = Field(default="Wait", min_length=1, max_length=100)
+    hint: str = Field(default="", max_length=MOST_TEXT)
+    hint_lead: Count = SoftLanding.lead
+    grace_tokens: Count = 0
+    grace_end: End = SoftLanding.until
+    stop_loops: bool = False
+    loop_ngram: Window = StopLoops.ngram
+    loop_repeats: Annotated[int, Field(ge=2, le=MOST_WINDOW), NUMBER] = StopLoops.repeats
+    loop_window: Window = StopLoops.window
+    loop_periodic: bool = StopLoops.periodic
+    loop_end: End = StopLoops.until
+    loop_grace: Count = StopLoops.grace
+    confidence_above: Annotated[float, Field(ge=-1000, le=1000), NUMBER] | None = None
+    confidence_below: Annotated[float, Field(ge=-1000, le=1000), NUMBER] | None = None
+    confidence_window: Window = ConfidenceExit.window
+    confidence_min_tokens: Count = ConfidenceExit.min_thinking
+    confidence_end: End = ConfidenceExit.at
+    confidence_top: Annotated[int, Field(ge=0, le=MOST_TOP), NUMBER] = 0
 
     @model_validator(mode="after")
     def _agree(self) -> "Options":
@@ -70,16 +115,65 @@ class Options(BaseModel):
             )
         if "ramp_bias" in given and self.soft_thinking_tokens is None:
             raise ValueError("ramp_bias does nothing without soft_thinking_tokens, where the ramp begins")
-        if self.answer_cue and self.max_thinking_tokens is None and self.answer_tokens is None:
+        if self.answer_cue and self.max_thinking_tokens is None and self.answer_tokens is None and not self.exits:
             raise ValueError("answer_cue does nothing without max_thinking_tokens or answer_tokens")
         if "wait_word" in given and not self.min_thinking_endings:
             raise ValueError("wait_word does nothing without min_thinking_endings")
+        self._land(given)
+        self._exit(given)
         return self
+
+    def _land(self, given: set[str]) -> None:
+        """Refuse a landing that cannot be."""
+        if (self.hint or self.grace_tokens) and self.max_thinking_tokens is None:
+            name = "hint" if self.hint else "grace_tokens"
+            raise ValueError(f"{name} does nothing without max_thinking_tokens, the cap to land at")
+        if self.hint and self.max_thinking_tokens is not None and self.hint_lead >= self.max_thinking_tokens:
+            raise ValueError(
+                f"hint_lead is {self.hint_lead} and max_thinking_tokens {self.max_thinking_tokens}; the hint has to "
+                "come after the start, so give a smaller hint_lead"
+            )
+        if "hint_lead" in given and not self.hint:
+            raise ValueError("hint_lead does nothing without hint")
+        if "grace_end" in given and not self.grace_tokens:
+            raise ValueError("grace_end does nothing without grace_tokens")
+
+    def _exit(self, given: set[str]) -> None:
+        """Refuse rules of exits that cannot be."""
+        loops = sorted(key for key in given if key.startswith("loop_"))
+        if loops and not self.stop_loops:
+            raise ValueError(f"{loops[0]} does nothing without stop_loops")
+        if self.stop_loops and self.loop_window < self.loop_repeats * self.loop_ngram:
+            raise ValueError(
+                f"loop_window is {self.loop_window}, but {self.loop_repeats} times {self.loop_ngram} tokens "
+                "(loop_repeats and loop_ngram) do not fit into it"
+            )
+        above, below = self.confidence_above, self.confidence_below
+        further = sorted(key for key in given if key.startswith("confidence_"))
+        if further and above is None and below is None:
+            raise ValueError(f"{further[0]} does nothing without confidence_above or confidence_below")
+        if above is not None and below is not None and below >= above:
+            raise ValueError(f"confidence_below is {below:g} and confidence_above {above:g}; below must be the smaller")
+        if above is not None and above > 0 and not self.confidence_top:
+            raise ValueError(
+                f"confidence_above is {above:g}, but a log-probability is 0 at most; above 0 are the values of "
+                "confidence_top=20 and its like"
+            )
+
+    @property
+    def exits(self) -> bool:
+        """Whether thinking may be ended for what it is, at whatever length."""
+        return self.stop_loops or self.confidence_above is not None or self.confidence_below is not None
 
     @property
     def writes(self) -> bool:
         """Whether tokens may be forced into the response."""
-        return self.max_thinking_tokens is not None or self.answer_tokens is not None or self.min_thinking_endings > 0
+        return (
+            self.max_thinking_tokens is not None
+            or self.answer_tokens is not None
+            or self.min_thinking_endings > 0
+            or self.exits
+        )
 
     def controls(self, markers: Markers, state: int, max_tokens: int, end_ids: tuple[int, ...]) -> list[Control]:
         """The controls that these options mean.
@@ -100,32 +194,75 @@ class Options(BaseModel):
         return found
 
     def _budget(self, markers: Markers, state: int, max_tokens: int, end_ids: tuple[int, ...]) -> ThinkingBudget:
+        confidence, loops = None, None
+        if self.stop_loops:
+            loops = LoopRule(
+                ngram=self.loop_ngram,
+                repeats=self.loop_repeats,
+                window=self.loop_window,
+                periodic=self.loop_periodic,
+                end=self.loop_end,
+                grace=self.loop_grace,
+            )
+        if self.confidence_above is not None or self.confidence_below is not None:
+            confidence = ConfidenceRule(
+                above=self.confidence_above,
+                below=self.confidence_below,
+                window=self.confidence_window,
+                least=self.confidence_min_tokens,
+                end=self.confidence_end,
+                top=self.confidence_top,
+            )
+        most = self.max_thinking_tokens
         budget = ThinkingBudget(
             state=state,
-            most=self.max_thinking_tokens,
+            most=most,
             cue=self.answer_cue,
             ramp_start=self.soft_thinking_tokens,
             ramp_bias=self.ramp_bias,
             endings=self.min_thinking_endings,
             wait=self.wait_word,
             end_ids=end_ids if self.answer_tokens is not None else (),
+            hint=self.hint,
+            hint_at=most - self.hint_lead if self.hint and most is not None else None,
+            grace=self.grace_tokens,
+            grace_end=self.grace_end,
+            loops=loops,
+            confidence=confidence,
         )
         if self.answer_tokens is None:
             return budget
         room = max(0, max_tokens - self.answer_tokens - len(budget_texts(markers, budget)[0]))
-        most = room if budget.most is None else min(room, budget.most)
-        # A ramp that was meant to end at a later cap keeps its slope: it is cut off, not compressed.
+        if most is None:
+            return replace(budget, most=room)
+        # What lands sooner than it was meant to lands as softly: its grace lies before the room's end, its hint as far
+        # before the cap. A ramp keeps its slope: it is cut off, not compressed.
+        sooner = min(room - min(room, self.grace_tokens), most)
         start, bias = budget.ramp_start, budget.ramp_bias
-        if start is not None and budget.most is not None and most < budget.most:
-            bias *= max(0, most - start) / (budget.most - start)
-        return ThinkingBudget(
-            state=state, most=most, cue=budget.cue, ramp_start=start, ramp_bias=bias,
-            endings=budget.endings, wait=budget.wait, end_ids=budget.end_ids,
-        )  # fmt: skip
+        if start is not None and sooner < most:
+            bias *= max(0, sooner - start) / (most - start)
+        hint_at = None if budget.hint_at is None else budget.hint_at - (most - sooner)
+        return replace(budget, most=sooner, grace=min(room, self.grace_tokens), ramp_bias=bias, hint_at=hint_at)
 
 
 REFLECTION = NoWait()._listed
 """The words of `suppress_reflection`: the default list of the method no-wait."""
+
+
+def refuse_unknown(keys: Iterable[str], where: str) -> None:
+    """Refuse keys that there are not.
+
+    Args:
+        keys: what is asked.
+        where: what they came in, for the message.
+
+    Raises:
+        OptionError: it names the first such key, and what it may have been meant to be.
+    """
+    for key in sorted(set(keys) - Options.model_fields.keys()):
+        near = difflib.get_close_matches(key, Options.model_fields, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(Options.model_fields)}"
+        raise OptionError(f"{where} has no key {key}; {hint}")
 
 
 def checked(values: Mapping[str, Any], where: str) -> Options:
@@ -162,7 +299,7 @@ def check_against_model(options: Options, markers: Markers, max_tokens: int | No
         OptionError: it cannot; the message says why.
     """
     close = markers.thinking_format.close
-    for name, text in (("answer_cue", options.answer_cue), ("wait_word", options.wait_word)):
+    for name, text in (("answer_cue", options.answer_cue), ("wait_word", options.wait_word), ("hint", options.hint)):
         if close in text:
             raise OptionError(f"{name} contains {close!r}, which is written anyway; leave it out")
     if options.suppress_reflection and not any(single_tokens(markers.tokenizer, REFLECTION).values()):

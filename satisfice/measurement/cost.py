@@ -15,10 +15,11 @@ the budget.
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from satisfice.attention import DENSE, Attention
 
 Floats = NDArray[np.float64]
 
@@ -107,31 +108,6 @@ SHAPES = {
 
 
 @dataclass(frozen=True)
-class Attention:
-    """Which tokens a step of decoding reads.
-
-    Attributes:
-        kind: "dense" reads all. "top-k" reads the `budget` best, with no cost of finding them: a bound, not a method.
-            "block-topk" finds the best blocks by the means of their keys, which it has to read. "local" reads the last
-            `budget`.
-        budget: tokens a step.
-        block: tokens of a block.
-    """
-
-    kind: Literal["dense", "top-k", "block-topk", "local"] = "dense"
-    budget: int = 1024
-    block: int = 16
-
-    def __post_init__(self) -> None:
-        if self.budget < 1 or self.block < 1:
-            raise ValueError(f"attention needs a budget and a block of at least 1, not {self.budget} and {self.block}")
-
-    def __str__(self) -> str:
-        block = f",block={self.block}" if self.kind == "block-topk" else ""
-        return self.kind if self.kind == "dense" else f"{self.kind}:budget={self.budget}{block}"
-
-
-@dataclass(frozen=True)
 class Work:
     """Operations and bytes, a value for each response.
 
@@ -149,9 +125,6 @@ class Work:
 
     def __add__(self, other: "Work") -> "Work":
         return Work(self.flops + other.flops, self.bytes + other.bytes)
-
-
-DENSE = Attention()
 
 
 def tokens_read(prompt: ArrayLike, tokens: ArrayLike, attention: Attention = DENSE) -> Floats:
@@ -208,10 +181,18 @@ def decoding(
     return Work(np.asarray(flops), np.asarray(traffic))
 
 
-def besides(shape: Shape, prompt: ArrayLike, tokens: ArrayLike, extra: ArrayLike, prefilled: ArrayLike) -> Work:
+def besides(
+    shape: Shape,
+    prompt: ArrayLike,
+    tokens: ArrayLike,
+    extra: ArrayLike,
+    prefilled: ArrayLike,
+    attention: Attention = DENSE,
+) -> Work:
     """What the paper leaves out: tokens beside the response, and positions of prompts that were computed (ours).
 
-    Probes, branches and outlines are counted as dense steps at the middle of the response, where they are on average.
+    Probes, branches and outlines are counted as steps at the middle of the response, where they are on average.
+    Prefill is dense.
     Prefilling reads each weight once for many positions and each key once for many queries, so all its traffic that is
     counted is writing keys and values.
 
@@ -220,8 +201,13 @@ def besides(shape: Shape, prompt: ArrayLike, tokens: ArrayLike, extra: ArrayLike
         prompt, tokens: of the response.
         extra: tokens that were generated beside it.
         prefilled: positions that were computed cold.
+        attention: what a step reads.
     """
     middle = np.asarray(prompt, dtype=np.float64) + np.asarray(tokens, dtype=np.float64) / 2
+    if attention.kind != "dense":
+        # The means of blocks are half of what blocks hold: keys without values.
+        means = middle / attention.block / 2 if attention.kind == "block-topk" else 0
+        middle = np.minimum(middle, attention.budget) + means
     beside, cold = np.asarray(extra, dtype=np.float64), np.asarray(prefilled, dtype=np.float64)
     elements, ratio = shape.kv_elements, shape.ratio
     flops = beside * (2 * shape.parameters + 2 * ratio * elements * middle)

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict
 from scipy import optimize, special
 
 from satisfice.measurement import statistics
@@ -52,6 +53,61 @@ def step_accuracy(steps: float, operators: float, capability: float, hardest: fl
     """A(N); 0 where a step is too large to be answered at all."""
     wrong = operators / (steps * capability)
     return alpha * max(0.0, (1 - operators / hardest) * (1 - wrong)) ** steps if wrong < 1 else 0.0
+
+
+class Cell(BaseModel):
+    """What one model does with one difficulty in one step size.
+
+    Attributes:
+        operators: T, of the task.
+        size: operators a step.
+        steps: N.
+        n, right: problems, and those that were solved.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    operators: int
+    size: int
+    steps: int
+    n: int
+    right: int
+
+    @property
+    def accuracy(self) -> statistics.Estimate:
+        """With Clopper and Pearson's interval."""
+        share = self.right / self.n
+        return statistics.Estimate(share, *statistics.clopper_pearson(share, self.n))
+
+
+class Best(BaseModel):
+    """The best number of steps of one model at one difficulty.
+
+    Attributes:
+        operators: T.
+        cell: of the highest accuracy; of equals the one of fewest steps.
+        fewest, most: of the steps whose interval reaches the best accuracy's lower end: so much is not decided.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    operators: int
+    cell: Cell
+    fewest: int
+    most: int
+
+
+def best_steps(cells: Sequence[Cell]) -> list[Best]:
+    """The best number of steps at each difficulty, with those that may be as good."""
+    found = []
+    for operators in dict.fromkeys(cell.operators for cell in cells):
+        own = [cell for cell in cells if cell.operators == operators]
+        best = max(own, key=lambda cell: (cell.right / cell.n, -cell.steps))
+        low = best.accuracy.low
+        assert low is not None
+        rivals = [cell.steps for cell in own if (cell.accuracy.high or 0.0) >= low]
+        found.append(Best(operators=operators, cell=best, fewest=min(rivals), most=max(rivals)))
+    return found
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ class Row(BaseModel):
         complete_problems: problems that have all `samples`; pass@k and maj@k are over these.
         accuracy, accuracy_low, accuracy_high: avg@k and its 95 % interval.
         pass_at_k: chance that one of k samples is right.
+        coverage: the same for 2, 4, 8, ... below k samples of the k, by their number.
         maj_at_k: share of problems whose most frequent answer is right.
         convention: what `cost` and `token_saving` count, as in the summary; a CSV has nothing but rows.
         cost, cost_correct, cost_wrong, cost_median, cost_p95: tokens under the summary's convention.
@@ -77,6 +78,7 @@ class Row(BaseModel):
     accuracy_low: float | None = None
     accuracy_high: float | None = None
     pass_at_k: float | None = None
+    coverage: dict[int, float] = {}
     maj_at_k: float | None = None
     convention: str = ""
     cost: float | None = None
@@ -160,6 +162,7 @@ class Summary(BaseModel):
 
     Attributes:
         model, problems, problems_n: what was run on what, as in the configuration.
+        attention: what decoding steps read, as spelled; "dense" for all.
         baseline: the method that the others are compared with.
         convention: the counting convention of cost, saving, AES and Pareto front (`satisfice.trace.CONVENTIONS`).
         margin: the loss of accuracy, as a share, that a method which "keeps the accuracy" must rule out.
@@ -176,6 +179,7 @@ class Summary(BaseModel):
     model: str
     problems: str
     problems_n: int | None
+    attention: str = "dense"
     baseline: str
     convention: str
     margin: float = MARGIN

@@ -5,6 +5,7 @@ side only is counted in the row, so that a comparison of an unfinished run says 
 trace: it is part of no number but the count of it.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -93,6 +94,7 @@ def summarise(
         model=str(config.get("model", "")),
         problems=str(problems.get("name", "")),
         problems_n=problems.get("n"),
+        attention=str(config.get("attention", "dense")),
         baseline=baseline,
         convention=convention,
         margin=margin,
@@ -140,7 +142,12 @@ def _fill_accuracy(row: Row, columns: Columns, groups: Grouped, complete: Groupe
     row.area_oaa = metrics.area_under_oaa(right, columns.count("thinking_tokens"))
     if row.samples > 1:
         verdicts, votes = complete.of(right), complete.of(columns.votes)
-        row.pass_at_k = _mean([statistics.pass_at_k(row.samples, int(sum(group)), row.samples) for group in verdicts])
+        right_of = [int(sum(group)) for group in verdicts]
+        row.pass_at_k = _mean([statistics.pass_at_k(row.samples, count, row.samples) for count in right_of])
+        if right_of:
+            for k in itertools.takewhile(lambda k: k < row.samples, (2**power for power in itertools.count(1))):
+                covered = [statistics.pass_at_k(row.samples, count, k) for count in right_of]
+                row.coverage[k] = float(np.mean(covered))
         row.maj_at_k = _mean(
             [
                 statistics.majority_is_correct([vote or None for vote in group.tolist()], good)

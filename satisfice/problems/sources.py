@@ -58,8 +58,8 @@ NO_ANSWERS = {"notfound", "not found", "proof", "n/a", "null", "nan", "tbd", "se
 FORMS = (
     "a JSONL file (problems.jsonl, problems.jsonl.gz), lab:train|calibration|certify|test|longer, "
     "words:train|calibration|test|longer|other, a Hub data set (owner/name or owner/name:config), a directory of data "
-    "files, reasoning-gym:NAME, or a suite in --data-dir: math500, amc23, aime24, aime25, olympiadbench, gsm8k, "
-    "gpqa-diamond, minerva"
+    "files, reasoning-gym:NAME, or a suite, of the Hub or in --data-dir: math500, amc23, aime24, aime25, "
+    "olympiadbench, gsm8k, gpqa-diamond, minerva"
 )
 
 _BAD_LINES_SHOWN = 5
@@ -133,7 +133,7 @@ def load_problems(
             or its "index" from 0; "auto" takes whatever fits and refuses what fits two options.
         seed: seed of reasoning-gym's generator; nothing else depends on it.
         purpose: what they are for; decides the split where none is given.
-        data_dir: where the files of the suites lie.
+        data_dir: where the files of the suites lie; without it they come from the Hub, at pinned revisions.
         without_gold: take records of a JSONL file that have no gold answer, with "" for it: no answer is right then.
 
     Raises:
@@ -149,7 +149,17 @@ def load_problems(
 
     if answer_is not in get_args(AnswerIs):
         raise ProblemsError(f"answer_is is one of {', '.join(get_args(AnswerIs))}, not {answer_is!r}")
+    if spec in SUITES and data_dir is None:
+        if split or columns:
+            raise ProblemsError(f"{spec} takes no {'split' if split else 'columns'}: those of a suite are known")
+        records, notes = _suite(spec)
+        options = _Options({}, any_gold, answer_is)
+        loaded = _collect(spec, spec, "row", records, options, limit, skip_bad)
+        loaded = replace(loaded, notes=(*notes, *loaded.notes))
+        grader = grader or _suite_grader(spec)
+        return loaded if grader is None else _graded_by(loaded, grader)
     if spec in SUITES:
+        assert data_dir is not None
         try:
             file = suite_file(spec, data_dir)
             notes = suite_notes(spec, sum(1 for _ in _json_lines(file)))
@@ -197,9 +207,54 @@ def load_problems(
     else:
         raise ProblemsError(f"{spec!r} names no problems{nearest(kind, SOURCES)}; they come from {FORMS}")
 
-    if grader is None:
-        return loaded
+    return loaded if grader is None else _graded_by(loaded, grader)
+
+
+def _graded_by(loaded: ProblemSet, grader: str) -> ProblemSet:
     return replace(loaded, problems=[replace(problem, grader=grader) for problem in loaded.problems])
+
+
+def _suite(name: str) -> tuple[Iterator[tuple[int, Any]], tuple[str, ...]]:
+    """The records of a suite from the Hub, by row, and what to know of it.
+
+    Raises:
+        ProblemsError: no pinned copy is known, it cannot be loaded, or it is another set.
+    """
+    hub = SUITES[name].hub
+    if hub is None:
+        raise ProblemsError(f"{name} is read from a file of yours: say where {name}.jsonl lies with --data-dir")
+    try:
+        rows = _load(name, hub.path, hub.config, hub.split, hub.revision)
+        notes = suite_notes(name, len(rows))
+        return iter([(number, hub.record(row)) for number, row in enumerate(rows)]), notes
+    except KeyError as error:
+        raise ProblemsError(f"{hub.path} at {hub.revision} has no column {error}") from error
+    except ProblemsError as error:
+        raise ProblemsError(f"{error}; --data-dir DIR reads {name}.jsonl from a directory") from error
+    except ValueError as error:
+        raise ProblemsError(str(error)) from error
+
+
+def _load(spec: str, path: str, config: str | None, split: str, revision: str | None = None) -> Any:
+    """A split of a data set of the Hub or of a directory.
+
+    Raises:
+        ProblemsError: the library is not installed, or it cannot load it.
+    """
+    try:
+        import datasets
+    except ImportError as error:
+        raise ProblemsError(
+            f"{spec} needs the datasets library: in a clone of satisfice, pip install -e '.[hub]'"
+        ) from error
+    pinned = {} if revision is None else {"revision": revision}
+    try:
+        return datasets.load_dataset(path, config, split=split, **pinned)
+    except Exception as error:
+        # The library raises dozens of types for wrong names, splits, configurations and connections.
+        reason = " ".join(str(error).split()) or type(error).__name__
+        where = "" if revision is not None or Path(spec).is_dir() else " (and there is no such directory here)"
+        raise ProblemsError(f"split {split!r} of {spec} cannot be loaded{where}: {reason}") from error
 
 
 def _suite_grader(name: str) -> str | None:
@@ -360,12 +415,6 @@ def _data_set(
     spec: str, split: str, columns: dict[str, str], purpose: Purpose | None = None
 ) -> Iterator[tuple[int, Any]]:
     """(row number from 0, record) of each row of a split; `purpose` is what it was chosen for where nobody named it."""
-    try:
-        import datasets
-    except ImportError as error:
-        raise ProblemsError(
-            f"{spec} needs the datasets library: in a clone of satisfice, pip install -e '.[hub]'"
-        ) from error
     hub_id = None if Path(spec).is_dir() else _HUB_ID.fullmatch(spec)
     path, config = (hub_id["path"], hub_id["config"]) if hub_id else (spec, None)
     if purpose in ("train", "validate"):
@@ -376,13 +425,7 @@ def _data_set(
                 f"{spec} has no split {split!r}: say which one to {verb} (it has {', '.join(there)}), and keep the one "
                 "that you will report on out of it"
             )
-    try:
-        rows = datasets.load_dataset(path, config, split=split)
-    except Exception as error:
-        # The library raises dozens of types for wrong names, splits, configurations and connections.
-        reason = " ".join(str(error).split()) or type(error).__name__
-        where = "" if hub_id is None else " (and there is no such directory here)"
-        raise ProblemsError(f"split {split!r} of {spec} cannot be loaded{where}: {reason}") from error
+    rows = _load(spec, path, config, split)
     present = list(rows.column_names)
     if missing := sorted(set(columns.values()) - set(present)):
         raise ProblemsError(f"{spec} has no column {', '.join(map(repr, missing))}; it has {', '.join(present)}")
@@ -397,9 +440,9 @@ def _data_set(
 
 def _splits(path: str, config: str | None) -> list[str]:
     """The splits of a data set; empty where they cannot be told, which loading one then says better."""
-    import datasets
-
     try:
+        import datasets
+
         return [str(split) for split in datasets.get_dataset_split_names(path, config)]
     except Exception:
         return []

@@ -118,6 +118,7 @@ def _facts(config: Mapping[str, Any], summary: Summary) -> list[tuple[str, str]]
     samples = config.get("samples", 1)
     facts = [
         ("model", summary.model),
+        ("attention", "" if summary.attention == "dense" else summary.attention),
         ("problems", f"{summary.problems_n:,} of {summary.problems}" if summary.problems_n else summary.problems),
         ("samples", f"{samples:,} a problem"),
         ("token limit", "none" if cap is None else f"{cap:,} a response"),

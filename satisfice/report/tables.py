@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -108,6 +109,7 @@ def columns(summary: Summary) -> list[Column]:
         _share(
             "repetition", "share of 8-grams of the thinking that stood in it before", lambda row: row.repetition_share
         ),
+        *(_covered(fewer) for fewer in sorted({each for row in summary.rows for each in row.coverage})),
         _share(f"pass@{k}", f"chance that one of {k} samples is right", lambda row: row.pass_at_k),
         _share(f"maj@{k}", f"share of problems whose most frequent of {k} answers is right", lambda row: row.maj_at_k),
         Column(
@@ -168,6 +170,7 @@ def markdown(summary: Summary) -> str:
     """The headline, the notes and the table as Markdown."""
     shown = columns(summary)
     lines = [_cell(str(headline(summary))), ""]
+    lines += [] if summary.attention == "dense" else [f"Decoded with {_cell(summary.attention)} attention.", ""]
     lines += [f"> {_cell(note)}\n>" for note in summary.notes]
     lines += [""] if summary.notes else []
     lines.append("| # | method | " + " | ".join(column.name for column in shown) + " |")
@@ -195,7 +198,8 @@ def to_csv(summary: Summary) -> str:
     writer.writeheader()
     for row in summary.rows:
         cells = row.model_dump().items()
-        writer.writerow({name: _no_formula(cell) if isinstance(cell, str) else cell for name, cell in cells})
+        texts = ((name, json.dumps(cell) if isinstance(cell, dict) else cell) for name, cell in cells)
+        writer.writerow({name: _no_formula(cell) if isinstance(cell, str) else cell for name, cell in texts})
     return text.getvalue()
 
 
@@ -211,6 +215,12 @@ def _tokens(name: str, meaning: str, value: Callable[[Row], float | None]) -> Co
 
 def _share(name: str, meaning: str, value: Callable[[Row], float | None]) -> Column:
     return Column(name, meaning, value, lambda row: percent(value(row)))
+
+
+def _covered(k: int) -> Column:
+    return _share(
+        f"pass@{k}", f"chance that one of {k} of the samples is right, unbiased", lambda row: row.coverage.get(k)
+    )
 
 
 def _plain(value: float | None, digits: int) -> str:

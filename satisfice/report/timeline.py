@@ -18,6 +18,13 @@ SURE = 0.95
 WINDOW = 8
 """Tokens over which the entropy is averaged."""
 
+WIDTH = 9.0
+"""Inches of the figure."""
+CHARACTER = 0.078
+"""Inches that a character of a label takes at most, on average; decides which labels would cover each other."""
+ROW = 17
+"""Points from one label of a stop to the next."""
+
 
 def timeline_figure(course: Course, stops: Mapping[str, int] | None = None) -> Figure:
     """A course from left to right, in tokens of thinking.
@@ -35,8 +42,8 @@ def timeline_figure(course: Course, stops: Mapping[str, int] | None = None) -> F
     panels = ["marker", *panels] if course.end_logprob else panels
     panels = ["entropy", *panels] if course.entropies else panels
     heights = {"entropy": 1.2, "marker": 1.2, "answers": 0.75}
-    below, above, width = 0.65 + 0.24 * len(marks), 0.35, 9.0
-    height = below + above + sum(heights[panel] + 0.3 for panel in panels)
+    below, above, width = 0.7 + ROW / 72 * len(marks), 0.35, WIDTH
+    height = below + above + sum(heights[panel] + 0.3 for panel in panels) - 0.3
     figure = Figure(figsize=(width, height), dpi=POINTS_AN_INCH)
     FigureCanvasAgg(figure)
     end = max([course.tokens, 1, *marks.values()])
@@ -55,14 +62,31 @@ def timeline_figure(course: Course, stops: Mapping[str, int] | None = None) -> F
             axes.axvline(tokens, color=COLOURS["hairline"], linewidth=1, zorder=1)
         {"entropy": _entropy, "marker": _marker, "answers": _answers}[panel](axes, course)
     axes.set_xlabel("thinking tokens", color=COLOURS["ink"], fontsize=10, loc="right")
-    for place, (name, tokens) in enumerate(sorted(marks.items(), key=lambda mark: mark[1])):
-        axes.annotate(
-            f"{name}: {tokens:,}" + (f" of {course.tokens:,}" if name == "the answer settles" else ""),
-            (tokens, 0), xycoords=("data", "axes fraction"), xytext=(0, -46 - 17 * place), textcoords="offset points",
-            fontsize=9, color=COLOURS["ink"], ha="left" if tokens < 0.6 * end else "right", va="center",
-            parse_math=False, arrowprops={"arrowstyle": "-", "color": COLOURS["hairline"], "relpos": (0, 0.5)},
-        )  # fmt: skip
+    axes.xaxis.label.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 1})
+    _name_stops(axes, heights["answers"], marks, end, course.tokens)
     return figure
+
+
+def _name_stops(axes: Axes, inches: float, marks: Mapping[str, int], end: int, tokens: int) -> None:
+    """The names of the marks below an axes, `inches` high, each at a line that leads down from its place.
+
+    Names stand right of their line, or left of it near the right end. The order keeps lines from names: of those on the
+    right the rightmost first, of those on the left the rightmost last.
+    """
+    left = sorted((mark for mark in marks.items() if mark[1] >= 0.6 * end), key=lambda mark: mark[1])
+    right = sorted((mark for mark in marks.items() if mark[1] < 0.6 * end), key=lambda mark: -mark[1])
+    for place, (name, at) in enumerate([*left, *right]):
+        down, aside = -46 - ROW * place, 4 if at < 0.6 * end else -4
+        axes.plot(
+            [at, at], [0, (down - 4) / 72 / inches], transform=axes.get_xaxis_transform(), clip_on=False,
+            color=COLOURS["hairline"], linewidth=1, zorder=0,
+        )  # fmt: skip
+        axes.annotate(
+            f"{name}: {at:,}" + (f" of {tokens:,}" if name == "the answer settles" else ""),
+            (at, 0), xycoords=("data", "axes fraction"), xytext=(aside, down), textcoords="offset points",
+            fontsize=9, color=COLOURS["ink"], ha="left" if aside > 0 else "right", va="center", parse_math=False,
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
+        )  # fmt: skip
 
 
 def rule_stops(course: Course) -> dict[str, int]:
@@ -89,8 +113,13 @@ def _entropy(axes: Axes, course: Course) -> None:
 
 def _marker(axes: Axes, course: Course) -> None:
     chances = np.exp(course.end_logprob)
+    span, written = _span(axes), list[tuple[float, float]]()
     for place, chance, rank in zip(course.places, chances, course.end_rank, strict=True):
         axes.plot([place, place], [0, chance], color=COLOURS["front"], linewidth=2, zorder=3)
+        # Three signs wide, and an eighth of the panel high: a rank that would cover another is left out.
+        if any(abs(place - x) < 3 * span and abs(chance - y) < 0.15 for x, y in written):
+            continue
+        written.append((place, chance))
         axes.text(place, chance + 0.03, f"{rank + 1}.", fontsize=8, color=COLOURS["muted"], ha="center", va="bottom")
     axes.set_ylim(0, 1.2)
     _title(axes, "probability that thinking is closed at each boundary, with the end marker's rank")
@@ -98,20 +127,33 @@ def _marker(axes: Axes, course: Course) -> None:
 
 def _answers(axes: Axes, course: Course) -> None:
     places = [*course.places, course.tokens]
-    last = None
+    changes: list[tuple[int, str]] = []
     for index, (start, stop) in enumerate(pairwise(places)):
         shown = course.shown[index]
         role = "dominated" if shown is None else "correct" if course.right_at[index] else "wrong"
         axes.barh(0, max(stop - start, 0), left=start, height=0.8, color=COLOURS[role], zorder=2)
-        if shown is not None and shown != last:
-            axes.text(
-                start, 0.5, visible(shown)[:12], fontsize=9, color=COLOURS["ink"], va="bottom", ha="left",
-                parse_math=False,
-            )  # fmt: skip
-        last = shown
+        if shown is not None and (index == 0 or shown != course.shown[index - 1]):
+            changes.append((start, visible(shown)))
+    # From the last on, so that the one that stays is there; what has no room is left out, its colour says enough.
+    until, span = axes.get_xlim()[1], _span(axes)
+    for start, text in reversed(changes):
+        room = int((until - start) / span)
+        if room < min(len(text), 3):
+            continue
+        label = text if len(text) <= room else text[: room - 1] + "…"
+        axes.text(
+            start, 0.5, label, fontsize=9, color=COLOURS["ink"], va="bottom", ha="left", parse_math=False, zorder=4,
+        )  # fmt: skip
+        until = start
     axes.set_ylim(-0.4, 1.1)
     asked = "if thinking were closed there" if course.source == "asked" else "that the thinking has stated"
     _title(axes, f"the answer {asked}: blue-green is right, orange wrong")
+
+
+def _span(axes: Axes) -> float:
+    """Thinking tokens that a character of a label is wide."""
+    low, high = axes.get_xlim()
+    return (high - low) / (axes.get_position().width * WIDTH) * CHARACTER
 
 
 def _title(axes: Axes, text: str) -> None:

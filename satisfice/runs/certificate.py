@@ -222,7 +222,7 @@ def read_certificate(path: str | Path) -> Certificate:
         certificate = Certificate.model_validate(content)
     except ValidationError as error:
         raise CertificateError(f"{path} is damaged: {_misfit(error)}") from None
-    for key, kind in (("sampling", dict), ("model", str), ("model_digest", str), ("thinking", str)):
+    for key, kind in (("sampling", dict), ("model", str), ("model_digest", str), ("thinking", str), ("attention", str)):
         if not isinstance(certificate.asked.get(key, kind()), kind):
             raise CertificateError(f"{path} is damaged: asked.{key}: {certificate.asked[key]!r} is no {NAMES[kind]}")
     for key in certificate.asked:
@@ -238,8 +238,10 @@ def read_certificate(path: str | Path) -> Certificate:
 
 
 NAMES = {dict: "object", str: "text"}
-ASKED = ("model", "model_digest", "thinking", "sampling", "instruction", "system", "problems", "problems_digest")
-"""What a certificate says of how it was asked."""
+ASKED = (
+    "model", "model_digest", "thinking", "sampling", "instruction", "system", "attention", "problems", "problems_digest"
+)  # fmt: skip
+"""What a certificate says of how it was asked; nothing of attention where that was dense."""
 
 
 def _misfit(error: ValidationError) -> str:
@@ -269,6 +271,7 @@ def asked(configuration: Mapping[str, Any], thinking: ThinkingFormat) -> dict[st
         "sampling": configuration["sampling"],
         "instruction": configuration["instruction"],
         "system": configuration["system"],
+        **({"attention": configuration["attention"]} if "attention" in configuration else {}),
         "problems": configuration["problems"]["name"],
         "problems_digest": configuration["problems"]["digest"],
     }
@@ -285,6 +288,7 @@ class Place:
         thinking: how the model marks its thinking.
         sampling: how tokens are chosen, by name.
         instruction, system: that every question gets.
+        attention: what a decoding step reads, as spelled.
         versions: of packages. Only `COMPARED` count.
     """
 
@@ -294,6 +298,7 @@ class Place:
     sampling: Mapping[str, Any] | None = None
     instruction: str | None = None
     system: str | None = None
+    attention: str | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
@@ -308,7 +313,7 @@ class Place:
         """The place that an engine in this process is."""
         return cls(
             engine.name, engine.digest or None, engine.thinking, None if sampling is None else asdict(sampling),
-            instruction, system, versions_of(engine.name),
+            instruction, system, str(engine.attention), versions_of(engine.name),
         )  # fmt: skip
 
 
@@ -332,6 +337,7 @@ def differences(certificate: Certificate, place: Place) -> list[str]:
         compare(name, before, [*now] if isinstance(now, tuple) else now)
     compare("instruction", was.get("instruction"), place.instruction)
     compare("system turn", was.get("system"), place.system)
+    compare("attention", was.get("attention", "dense"), place.attention)
     return found
 
 

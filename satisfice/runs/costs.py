@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
+from satisfice.attention import Attention
 from satisfice.lab import ADAPTERS, SHIPPED
 from satisfice.measurement import accuracy, problem_means
 from satisfice.measurement.columns import Columns
-from satisfice.measurement.cost import DENSE, SHAPES, Attention, Shape, besides, decoding, price
+from satisfice.measurement.cost import SHAPES, Shape, besides, decoding, price
 from satisfice.measurement.frontier import Point, caps, oracle
-from satisfice.runs.run_folder import Run
+from satisfice.runs.run_folder import Run, model_of
 
 
 class CostRow(BaseModel):
@@ -22,6 +23,7 @@ class CostRow(BaseModel):
 
     Attributes:
         run, model, method: which.
+        attention: what a step is priced to read.
         n: responses.
         accuracy, accuracy_low, accuracy_high: avg@k with its 95 % interval.
         tokens, tokens_squared: E[L] and E[L^2] of thinking and answer together.
@@ -38,6 +40,7 @@ class CostRow(BaseModel):
     run: str
     model: str
     method: str
+    attention: str
     n: int
     accuracy: float
     accuracy_low: float | None
@@ -59,7 +62,7 @@ def cost_rows(
     shape: Shape,
     intensity: float,
     *,
-    attention: Attention = DENSE,
+    attention: Attention | None = None,
     flops_per_second: float | None = None,
     per_hour: float | None = None,
 ) -> list[CostRow]:
@@ -69,21 +72,22 @@ def cost_rows(
         run: the run.
         shape: of its model.
         intensity: operations a byte, of the device.
-        attention: what a step reads; the run itself was dense, so a sparse one says what the same tokens would cost.
+        attention: what a step reads; by default what it did. Another one says what the same tokens would cost.
         flops_per_second: peak of the device.
         per_hour: its price in dollars.
 
     Raises:
         ValueError: a trace has no grade.
     """
+    reads = attention or attention_of(run)
     rows = []
     for method in run.traces:
         columns = _graded(run, method)
         if not len(columns):
             continue
         prompt, tokens, extra = _lengths(columns)
-        work = decoding(shape, prompt, tokens, attention)
-        whole = work + besides(shape, prompt, tokens, extra, columns.count("prefilled_tokens"))
+        work = decoding(shape, prompt, tokens, reads)
+        whole = work + besides(shape, prompt, tokens, extra, columns.count("prefilled_tokens"), reads)
         estimate = accuracy(columns.by_problem().of(columns.right))
         assert estimate is not None
         eflops_all = float(whole.eflops(intensity).mean())
@@ -93,6 +97,7 @@ def cost_rows(
                 run=str(run.folder),
                 model=str(run.config.get("model", "")),
                 method=method,
+                attention=str(reads),
                 n=len(columns),
                 accuracy=estimate.value,
                 accuracy_low=estimate.low,
@@ -121,13 +126,16 @@ class Policies:
         points: what can be deployed: one of them for all problems.
     """
 
-    def __init__(self, runs: Sequence[Run], shapes: Sequence[Shape], intensity: float) -> None:
+    def __init__(
+        self, runs: Sequence[Run], shapes: Sequence[Shape], intensity: float, attention: Attention | None = None
+    ) -> None:
         """Policies of runs.
 
         Args:
             runs: on the same problems.
             shapes: of their models, in the same order.
             intensity: of the device.
+            attention: as in `cost_rows`.
 
         Raises:
             ValueError: the runs are of different problems, or a trace has no grade.
@@ -142,7 +150,7 @@ class Policies:
             for method in run.traces:
                 columns = _graded(run, method)
                 if len(columns):
-                    self._add(run, method, columns, shape, intensity)
+                    self._add(run, method, columns, shape, intensity, attention or attention_of(run))
 
     def oracle(self, budget: float) -> float:
         """The accuracy of an oracle that knows the best policy for each problem: a bound, no policy."""
@@ -152,7 +160,7 @@ class Policies:
             costs[row, places], right[row, places] = cost, share
         return oracle(costs, right, budget)
 
-    def _add(self, run: Run, method: str, columns: Columns, shape: Shape, intensity: float) -> None:
+    def _add(self, run: Run, method: str, columns: Columns, shape: Shape, intensity: float, reads: Attention) -> None:
         prompt, tokens, extra = _lengths(columns)
         groups = columns.by_problem()
         ids = [columns.problems[place] for place in columns.problem[groups.rows[groups.starts[:-1]]]]
@@ -160,14 +168,15 @@ class Policies:
         # A method that spends tokens beside its response would have spent others at another limit.
         for cap in [None, *(caps(tokens) if not extra.any() else [])]:
             cut = tokens if cap is None else np.minimum(tokens, cap)
-            work = decoding(shape, prompt, cut) + besides(shape, prompt, cut, extra, columns.count("prefilled_tokens"))
+            work = decoding(shape, prompt, cut, reads)
+            work += besides(shape, prompt, cut, extra, columns.count("prefilled_tokens"), reads)
             right = columns.right & (True if cap is None else tokens <= cap)
             cost = work.eflops(intensity)
             shares, costs = problem_means(groups.of(right)), problem_means(groups.of(cost))
             self._cells.append((places, costs, shares))
             self.points.append(
                 Point(
-                    str(run.config.get("model", "")),
+                    model_of(run.config),
                     method,
                     cap,
                     float(cost.mean()),
@@ -175,6 +184,15 @@ class Policies:
                     len(columns),
                 )
             )
+
+
+def attention_of(run: Run) -> Attention:
+    """What the steps of a run read.
+
+    Raises:
+        ValueError: what it says is none that this version knows.
+    """
+    return Attention.parse(str(run.config.get("attention", "dense")))
 
 
 def _graded(run: Run, method: str) -> Columns:

@@ -94,12 +94,12 @@ def read_course(trace: Trace) -> Course:
     """The course of a thinking as its text states it. Places in tokens are in proportion to characters."""
     grader = trace.grade.grader if trace.grade is not None else "math"
     expected = (trace.grade.expected if trace.grade is not None else "") or trace.gold
-    gold, final = _key(expected), _final(trace)
+    gold, final = answer_key(expected), _final(trace)
     tokens, characters = trace.cost.thinking_tokens, max(1, len(trace.thinking))
     # A right answer may be spelled otherwise than the gold one.
     right_keys = {gold, final} if trace.correct else {gold}
     stated = stated_answers(trace.thinking, grader) if tokens else []
-    keys = [_key(answer) for _, answer in stated]
+    keys = [answer_key(answer) for _, answer in stated]
     return Course(
         problem_id=trace.problem_id,
         sample=trace.sample,
@@ -170,7 +170,7 @@ async def _follow(engine: Engine, trace: Trace, graders: GraderPool, cue: str, e
         final=_final(trace),
         right=trace.correct and not trace.truncated,
         places=places,
-        answers=[_key(each.answer) for each in asked],
+        answers=[answer_key(each.answer) for each in asked],
         shown=[each.answer for each in asked],
         right_at=[grade.correct for grade in grades],
         confidence=[each.confidence for each in asked],
@@ -245,13 +245,13 @@ def _evenly(n: int, most: int) -> list[int]:
     return [int(place) for place in np.linspace(0, n - 1, min(n, most)).round()] if n else []
 
 
-def _key(answer: str | None) -> str | None:
+def answer_key(answer: str | None) -> str | None:
     """What answers that are the same share, as a text."""
     return None if answer is None or not answer.strip() else repr(canonical(answer))
 
 
 def _final(trace: Trace) -> str | None:
-    return _key(trace.grade.extracted) if trace.grade is not None and not trace.truncated else None
+    return answer_key(trace.grade.extracted) if trace.grade is not None and not trace.truncated else None
 
 
 def told(found: Diagnosis, advice: Sequence[Advice] | None = None) -> dict[str, Any]:

@@ -129,6 +129,8 @@ class Experiment:
             "thinking": asdict(engine.thinking),
             # A run of one model says nothing of companions, as before there were any: it can still be resumed.
             **({"companions": companions} if companions else {}),
+            # Likewise one that reads all says nothing of it.
+            **({"attention": str(engine.attention)} if engine.attention.kind != "dense" else {}),
             "problems": {
                 "name": self.problems.name,
                 "digest": self.problems.digest,

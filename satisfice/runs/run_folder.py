@@ -99,11 +99,16 @@ def read_run(folder: str | Path) -> Run:
     return Run(folder=folder, config=config, traces=traces, files=names, attempts=attempts)
 
 
+def model_of(config: Mapping[str, Any]) -> str:
+    """The model of a run by its name, with the attention that it was decoded by where that was not dense."""
+    return ", ".join(str(config[key]) for key in ("model", "attention") if key in config)
+
+
 def against(run: Run, base: Run) -> Run:
     """A run with another one in front, whose baseline becomes its own: a trained model against the untrained.
 
     The other run's methods are called by their names and its model, "plain (transformers:lab)"; its baseline is the
-    first of them.
+    first of them. Its model may be the same, decoded by another attention.
 
     Raises:
         RunFolderError: the two were not asked the same under the same conditions, so nothing can be paired.
@@ -130,7 +135,10 @@ def against(run: Run, base: Run) -> Run:
         )
     baseline = base.config.get("baseline") or base.config["methods"][0]
     methods = sorted(base.config["methods"], key=lambda method: bool(method != baseline))
-    names = {method: f"{method} ({base.config['model']})" for method in methods}
+    others = model_of(base.config)
+    if "attention" in run.config and "attention" not in base.config:
+        others += ", dense"
+    names = {method: f"{method} ({others})" for method in methods}
     config = {
         **run.config,
         "methods": [*names.values(), *run.config["methods"]],

@@ -129,7 +129,9 @@ def _packages() -> dict[str, str]:
 
 
 def _facts(engine: Engine) -> dict[str, Any]:
-    names = ("name", "digest", "thinking", "capabilities", "end_ids", "context_length", "default_sampling")
+    names = (
+        "name", "digest", "thinking", "capabilities", "end_ids", "context_length", "default_sampling", "attention"
+    )  # fmt: skip
     return {
         **{name: getattr(engine, name) for name in names},
         "levels": dict(engine.levels),

@@ -23,24 +23,21 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from satisfice.engines.base import Engine, EngineError, EngineFailed, derive_seed
-from satisfice.intervention import Method, MethodError, parse_method
+from satisfice.engines.base import Engine, EngineError, EngineFailed
+from satisfice.intervention import Method, MethodError
 from satisfice.intervention.composed import Composed
 from satisfice.intervention.method import together
-from satisfice.intervention.methods.budget_forcing import BudgetForcing
-from satisfice.intervention.methods.no_thinking import NoThinking
 from satisfice.intervention.methods.plain import Plain
 from satisfice.intervention.stops import NO_STOPS, StopFilter
-from satisfice.levels import LEVELS
 from satisfice.problems.problem import Problem
-from satisfice.runs.certificate import read_certificate
 from satisfice.server.meter import Meter, MeteredEngine
 from satisfice.server.metrics import Metrics
 from satisfice.server.protocol import (
-    EFFORTS,
+    SEED_BITS,
     ChatRequest,
     Refusal,
     choice_facts,
+    choice_seed,
     discreet,
     finish_reason,
     one_line,
@@ -48,6 +45,7 @@ from satisfice.server.protocol import (
     usage,
 )
 from satisfice.server.watch import Watch, WatchSettings
+from satisfice.server.wishes import method_of
 from satisfice.thinking import Phase, StreamSplitter
 from satisfice.trace import Trace
 
@@ -59,15 +57,11 @@ BODY_SECONDS = 30.0
 """Seconds that a client may take to send its request."""
 CHARACTERS_A_TOKEN = 16
 """A conversation with more characters for each token of the context is refused before it is cut into tokens."""
-SEED_BITS = 53
-"""Of the seeds that this server chooses: a client that reads numbers as doubles can send them back as they are."""
 LOGGED = 200
 """Characters of what a client wrote that a log line holds at most."""
 LONG = 20_000
 """Characters from which on a conversation is cut into tokens in a thread, so that nobody else waits for it."""
 PATHS = "there are POST /v1/chat/completions, GET /v1/models, /health, /metrics and /openapi.json"
-SEED_BITS = 53
-"""Of the seeds that are made here: responses tell them, and JavaScript's clients cannot send longer ones again."""
 NAMES = {"content": ("content",), "reasoning_content": ("reasoning_content", "reasoning")}
 """The parts of a message; thinking has two names, of which each client reads one."""
 RETRY_AFTER = 1
@@ -113,40 +107,12 @@ class Settings:
         return self.max_request_tokens or self.max_breadth * self.max_tokens
 
 
-def efforts_from(given: Mapping[str, str], levels: Mapping[str, str]) -> dict[str, Method]:
-    """Methods by `reasoning_effort`: what a model was trained on, with what the operator says in its place.
-
-    Args:
-        given: by effort, a method as spelled or the file of a certificate.
-        levels: of the engine.
-
-    Raises:
-        ValueError: no such effort, method or file.
-    """
-    efforts: dict[str, Method] = {}
-    for effort, level in zip(("low", "medium", "high"), LEVELS, strict=True):
-        if level in levels:
-            efforts[effort] = parse_method(f"tldr:level={level}")
-    for effort, spelled in given.items():
-        if effort not in EFFORTS:
-            raise ValueError(f"--effort {effort}: there is no such reasoning_effort; it is one of {', '.join(EFFORTS)}")
-        if spelled.endswith(".json"):
-            spelled = str(read_certificate(spelled).chosen())
-        efforts[effort] = parse_method(spelled)
-    return {effort: efforts[effort] for effort in EFFORTS if effort in efforts}
-
-
 class Piece(NamedTuple):
     """Text of one choice that is certain; `part` is where a delta holds it."""
 
     choice: int
     part: str
     text: str
-
-
-def choice_seed(seed: int, choice: int) -> int:
-    """The seed of one of a request's choices; the first has the request's own."""
-    return derive_seed(seed, f"choice/{choice}") >> (63 - SEED_BITS) if choice else seed
 
 
 class Job:
@@ -505,7 +471,7 @@ class ChatServer:
             Refusal: it cannot.
         """
         self._require_model(chat.model)
-        method = self._method(chat)
+        method = method_of(chat, self.settings.method, self.settings.efforts, self.engine, standing=self._standing)
         breadth = (chat.n or 1) * method.breadth
         if breadth > self.settings.max_breadth:
             raise Refusal(
@@ -546,44 +512,6 @@ class ChatServer:
         if name != self.settings.model:
             message = f"there is no model {quoted(name)}; this server has {self.settings.model!r}"
             raise Refusal(404, message, param="model", code="model_not_found")
-
-    def _method(self, chat: ChatRequest) -> Method:
-        """What the request names, by name or by effort."""
-        wish, efforts = chat.wish(), self.settings.efforts
-        if wish.effort is not None:
-            if wish.effort == "none" and "none" not in efforts:
-                return NoThinking()
-            if wish.effort not in efforts:
-                known = f"it knows {', '.join(efforts)}" if efforts else "it knows none"
-                raise Refusal(
-                    400,
-                    f"reasoning_effort {quoted(wish.effort)} means nothing to this server ({known}): start it with "
-                    "--effort NAME=METHOD, serve a model trained on levels, or name a method",
-                    param="reasoning_effort",
-                )
-            return self._standing(efforts[wish.effort])
-        if wish.off:
-            return NoThinking()
-        if wish.method is None:
-            method = self._standing(self.settings.method)
-            if wish.budget is not None:
-                return self._capped(method, wish.budget)
-            return Plain() if chat.wants_thinking and isinstance(method, NoThinking) else method
-        try:
-            method = parse_method(wish.method)
-            method.check(self.engine)
-        except (MethodError, EngineError) as error:
-            raise Refusal(400, str(error), param="method") from None
-        return method
-
-    def _capped(self, method: Method, most: int) -> Method:
-        """The server's own method with another cap on thinking: its control stays, its strategy is budget forcing."""
-        strategy, bending = (method.strategy, method.bending) if isinstance(method, Composed) else (method, None)
-        if strategy.control(self.engine.thinking) is not None:
-            strategy, bending = Plain(), strategy
-        forcing = strategy if isinstance(strategy, BudgetForcing) else BudgetForcing()
-        forcing = replace(forcing, max_thinking=most)
-        return forcing if bending is None else Composed(forcing, bending)
 
     def _standing(self, method: Method) -> Method:
         """A method that the operator chose, or what stands in for it since an alarm."""

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from satisfice.engines.base import Sampling
+from satisfice.engines.base import Sampling, derive_seed
 from satisfice.intervention.stops import Stops
 from satisfice.parameters import NUMBER, misfit
 from satisfice.problems.problem import Problem
@@ -20,6 +20,9 @@ from satisfice.trace import Trace
 
 EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh")
 """The values of `reasoning_effort` that OpenAI's clients know."""
+
+SEED_BITS = 53
+"""Of the seeds that are made here: responses tell them, and JavaScript's clients cannot send longer ones again."""
 
 ECHOED = 200
 """Characters of a request that an error repeats at most."""
@@ -443,6 +446,11 @@ def _text(place: int, message: Mapping[str, Any]) -> str:
         if all(kind in TEXT_PARTS and isinstance(text, str) for kind, text in parts):
             return "".join(text for _, text in parts)
     raise Refusal(400, f"{where} must be a text, or a list of parts of type text", param=where)
+
+
+def choice_seed(seed: int, choice: int) -> int:
+    """The seed of one of a request's choices; the first has the request's own."""
+    return derive_seed(seed, f"choice/{choice}") >> (63 - SEED_BITS) if choice else seed
 
 
 def choice_facts(trace: Trace) -> dict[str, Any]:

@@ -9,14 +9,25 @@ from typing import TYPE_CHECKING, Any
 from satisfice.engines.control_batch import Markers
 from satisfice.engines.control_setting import Control
 from satisfice.intervention.composed import Composed
-from satisfice.intervention.controls import ThinkingBudget
+from satisfice.intervention.controls import ConfidenceRule, LoopRule, ThinkingBudget
 from satisfice.intervention.method import Method
 from satisfice.intervention.methods.budget_forcing import BudgetForcing
+from satisfice.intervention.methods.confidence_exit import ConfidenceExit
 from satisfice.intervention.methods.no_wait import NoWait
+from satisfice.intervention.methods.soft_landing import SoftLanding
+from satisfice.intervention.methods.stop_loops import StopLoops
 from satisfice.intervention.methods.temperature_scaling import TemperatureScaling
 from satisfice.intervention.methods.thinking_budget import RampedBudget
 from satisfice.intervention.methods.tldr import TLDR
-from satisfice.intervention.options import IGNORE_DEFAULTS, MOST_NUMBER, MOST_TEXT, OptionError, Options
+from satisfice.intervention.options import (
+    IGNORE_DEFAULTS,
+    MOST_NUMBER,
+    MOST_TEXT,
+    MOST_TOP,
+    MOST_WINDOW,
+    OptionError,
+    Options,
+)
 from satisfice.intervention.options import checked as _checked
 from satisfice.levels import LEVELS
 
@@ -30,6 +41,8 @@ LEVEL = "thinking_level"
 """The one key that the prompt has to obey, see `Levels`."""
 
 KEYS = (*Options.model_fields, LEVEL, IGNORE_DEFAULTS)
+
+_OF_A_CAP = {"soft_thinking_tokens", "ramp_bias", "hint", "hint_lead", "grace_tokens", "grace_end"}
 
 
 def read_options(extra_args: Mapping[str, Any] | None, defaults: Mapping[str, Any]) -> Options | None:
@@ -58,8 +71,8 @@ def read_options(extra_args: Mapping[str, Any] | None, defaults: Mapping[str, An
     inherited = {key: value for key, value in defaults.items() if key in Options.model_fields}
     if not asked and not inherited:
         return None
-    if "max_thinking_tokens" in asked:  # a ramp belongs to the cap it was set for
-        inherited = {key: inherited[key] for key in inherited.keys() - {"soft_thinking_tokens", "ramp_bias"}}
+    if "max_thinking_tokens" in asked:  # a ramp and a landing belong to the cap they were set for
+        inherited = {key: inherited[key] for key in inherited.keys() - _OF_A_CAP}
     return _checked({**inherited, **asked}, "vllm_xargs")
 
 
@@ -133,7 +146,8 @@ def certified_defaults(path: str) -> dict[str, Any]:
     if values is None:
         raise OptionError(
             f"{where}: {method} does not run inside vLLM, which takes temperature-scaling, budget-forcing, "
-            "thinking-budget, no-wait and tldr: use `satisfice serve --calibrated`"
+            "thinking-budget, soft-landing, stop-loops, confidence-exit, no-wait and tldr: use `satisfice serve "
+            "--calibrated`"
         )
     _checked({key: values[key] for key in values.keys() - {LEVEL}}, where)
     return values
@@ -183,9 +197,32 @@ def _of_method(method: Method) -> dict[str, Any] | None:
         capped = {"max_thinking_tokens": method.max_thinking, "answer_cue": method.cue or None}
         ramp = {"soft_thinking_tokens": method.ramp_start, "ramp_bias": method.ramp_bias} if method.ramp_bias else {}
         return {key: value for key, value in capped.items() if value is not None} | ramp
+    if isinstance(method, SoftLanding):
+        landing: dict[str, Any] = {"max_thinking_tokens": method.max_thinking}
+        landing |= {"hint": method.hint, "hint_lead": method.lead} if method.hint else {}
+        landing |= {"grace_tokens": method.grace, "grace_end": method.until} if method.grace else {}
+        return landing | _cue(method.cue)
+    if isinstance(method, StopLoops):
+        loops: dict[str, Any] = {
+            "loop_ngram": method.ngram,
+            "loop_repeats": method.repeats,
+            "loop_window": method.window,
+        }
+        loops |= {"loop_periodic": method.periodic, "loop_end": method.until, "loop_grace": method.grace}
+        return {"stop_loops": True, **loops} | _cue(method.cue)
+    if isinstance(method, ConfidenceExit):
+        thresholds = {"confidence_above": method.above, "confidence_below": method.below}
+        sure = {key: value for key, value in thresholds.items() if value is not None}
+        top = method.top if method.measure == "group" else 0
+        sure |= {"confidence_window": method.window, "confidence_min_tokens": method.min_thinking}
+        return {**sure, "confidence_end": method.at, "confidence_top": top} | _cue(method.cue)
     if method == NoWait():
         return {"suppress_reflection": True}
     return {LEVEL: method.level} if isinstance(method, TLDR) else None
+
+
+def _cue(cue: str) -> dict[str, Any]:
+    return {"answer_cue": cue} if cue else {}
 
 
 def check_sent(control: Control, markers: Markers) -> None:
@@ -201,7 +238,8 @@ def check_sent(control: Control, markers: Markers) -> None:
     states = len(markers.thinking)
     if not 0 <= control.state < states:
         raise OptionError(f"state is {control.state}; this model's markers have 0..{states - 1}")
-    for name, value in vars(control).items():
+    rules = [value for value in vars(control).values() if isinstance(value, LoopRule | ConfidenceRule)]
+    for name, value in [pair for each in (control, *rules) for pair in vars(each).items()]:
         if isinstance(value, int | float) and abs(value) > MOST_NUMBER:
             raise OptionError(f"{name} is {value}; at most {MOST_NUMBER:,} can be obeyed")
         if isinstance(value, str) and len(value) > MOST_TEXT:
@@ -214,3 +252,19 @@ def check_sent(control: Control, markers: Markers) -> None:
                 raise OptionError(f"end_ids holds {token}; this model's tokens are 0..{markers.vocabulary_size - 1}")
         if control.endings and not control.wait:
             raise OptionError("wait is empty; endings needs a text to write")
+        if control.loops is not None:
+            _check_loops(control.loops)
+        if control.confidence is not None:
+            _within("confidence.window", control.confidence.window, 1, MOST_WINDOW)
+            _within("confidence.top", control.confidence.top, 0, MOST_TOP)
+
+
+def _check_loops(rule: LoopRule) -> None:
+    _within("loops.ngram", rule.ngram, 1, MOST_WINDOW)
+    _within("loops.repeats", rule.repeats, 2, MOST_WINDOW)
+    _within("loops.window", rule.window, rule.ngram * rule.repeats, MOST_WINDOW)
+
+
+def _within(name: str, value: int, low: int, high: int) -> None:
+    if not low <= value <= high:
+        raise OptionError(f"{name} is {value}; it must be within {low}..{high}")

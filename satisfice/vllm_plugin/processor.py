@@ -289,9 +289,9 @@ def _check(parameters: Any) -> None:
     assert options is not None
     if parameters.structured_outputs is not None and options.writes:
         raise OptionError(
-            "max_thinking_tokens, answer_tokens and min_thinking_endings write tokens of their own, for which a "
-            "structured output has no place; use thinking_temperature or thinking_bias, or vLLM's "
-            "thinking_token_budget"
+            "max_thinking_tokens, answer_tokens, min_thinking_endings, stop_loops and confidence_above or _below write "
+            "tokens of their own, for which a structured output has no place; use thinking_temperature or "
+            "thinking_bias, or vLLM's thinking_token_budget"
         )
     check_against_model(options, served.markers, parameters.max_tokens, own_answer="answer_tokens" in given)
 
@@ -402,6 +402,11 @@ class ThinkingControls(V1Processor, V2Processor):
             for index, row in self._rows.items():
                 by_row[index] = row.slot
             self._slots = torch.tensor(by_row).to(self._table.markers.device)
+        looked = self._slots
+        if late := [index for index, row in self._rows.items() if row.seen < len(row.output_ids)]:
+            looked = looked.clone()
+            looked[late] = NOBODY  # these logits are not what the placeholder is chosen from
+        self._table.look(logits, looked)
         self._table.apply(logits, self._slots)
         return logits
 
@@ -441,6 +446,7 @@ class ThinkingControls(V1Processor, V2Processor):
         fresh = position > self._noted[slots]
         self._noted[slots] = torch.where(fresh, position, self._noted[slots])
         self._table.observe(step.input_ids.long(), torch.where(fresh, slots, NOBODY))
+        self._table.look(logits, slots)
         self._table.apply(logits, slots)
         return logits
 

@@ -104,6 +104,44 @@ def test_a_run_costs_what_its_lengths_say_and_a_budget_buys_a_policy(satisfice, 
     assert limits == [None]  # at another limit it would have probed otherwise
 
 
+def test_a_sparse_run_is_another_run_and_says_so_everywhere(satisfice, tmp_path):
+    dense, sparse = tmp_path / "dense", tmp_path / "sparse"
+    asked = ["compare", "lab", "--methods", "plain", "--limit", "3", "--max-tokens", "60"]
+    kind = "block-topk:budget=16,block=4"
+    assert satisfice(*asked, "--out", dense)[0] == 0
+    status, out, err = satisfice(*asked, "--attention", kind, "--out", sparse, "--baseline", dense)
+    assert status == 0, err
+    assert f"decoded with {kind} attention" in out
+    assert "against plain (transformers:lab, dense)" in " ".join(out.split())
+    assert json.loads((sparse / "run.json").read_text())["attention"] == kind
+    assert json.loads((sparse / "summary.json").read_text())["attention"] == kind
+    assert f"transformers:lab with {kind} attention on lab" in (sparse / "report.html").read_text()
+    assert "attention" not in json.loads((dense / "run.json").read_text())
+    ids = [json.loads(next((each / "traces-plain.jsonl").open()))["response_ids"] for each in (dense, sparse)]
+    assert ids[0] != ids[1]
+
+    status, _, err = satisfice(*asked, "--attention", "local:budget=16", "--out", sparse)
+    assert (status, f'attention: "{kind}" -> "local:budget=16"' in err) == (2, True), err
+    status, _, err = satisfice("diagnose", sparse, "--ask", "lab")
+    assert (status, f"ask with --attention {kind}" in err) == (2, True), err
+
+    data = json.loads(satisfice("cost", dense, sparse, "--json")[1])
+    assert [row["attention"] for row in data["rows"]] == ["dense", kind]
+    assert {point["model"] for point in data["points"]} == {"transformers:lab", f"transformers:lab, {kind}"}
+    as_dense = json.loads(satisfice("cost", sparse, "--attention", "dense", "--json")[1])["rows"][0]
+    assert as_dense["bytes"] > data["rows"][1]["bytes"]
+    out = satisfice("cost", dense, sparse)[1]
+    assert "decoding it, block-topk:budget=16,block=4 or dense attention" in " ".join(out.split())
+
+
+@pytest.mark.parametrize("engine", ["vllm", "openai"])
+def test_an_engine_that_reads_by_no_budget_refuses_it(satisfice, engine):
+    server = ["--base-url", "http://127.0.0.1:9/v1"] if engine == "openai" else []
+    status, _, err = satisfice("compare", "lab", "--engine", engine, *server, "--attention", "local:budget=8")
+    assert status == 2
+    assert f"--attention goes with --engine transformers, not with {engine}" in err
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -132,3 +170,40 @@ def test_a_run_is_graded_again(satisfice, synthetic):
     assert {file.name: file.read_bytes() for file in synthetic.glob("traces-*.jsonl")} == before
     data = json.loads(satisfice("regrade", synthetic, "--grader", "numeric", "--against", "numeric", "--json")[1])
     assert (data["changes"], data["file"]) == ([], None)
+
+
+def test_information_of_a_run(satisfice, tmp_path):
+    for folder, seed in (("run", 0), ("ideal", 1)):
+        status, _, err = satisfice(
+            "compare", "lab", "--limit", "3", "--samples", "2", "--methods", "plain", "--out", tmp_path / folder,
+            "--seed", seed,
+        )  # fmt: skip
+        assert status == 0, err
+    status, out, err = satisfice("information", tmp_path / "run")
+    assert (status, "--ask MODEL" in " ".join(out.split()), "InfoBias of answers" in out) == (0, True, True), err
+    status, out, err = satisfice(
+        "information", tmp_path / "run", "--ask", "lab", "--ideal", tmp_path / "ideal", "--json"
+    )
+    assert status == 0, err
+    found = json.loads(out)
+    assert (found["followed"], found["responses"], len(found["program_bias"])) == (6, 6, 3)
+    for trace in found["traces"]:
+        assert len(trace["gains"]) == len(trace["places"]) - 1
+        assert trace["targeted"] == pytest.approx([-gain for gain in trace["targeted_as_printed"]])
+        assert trace["candidates"][0] not in trace["candidates"][1:]
+    assert found["entropy"][0]["value"] > found["entropy"][-1]["value"]
+    status, out, _ = satisfice("information", tmp_path / "run", "--ask", "lab")
+    assert (status, "InfoGain  right answer" in out) == (0, True)  # in one line at 80 columns
+    status, _, err = satisfice("information", tmp_path / "run", "--ask", "lab-tldr")
+    assert (status, "another model" in err) == (2, True)
+
+
+def test_information_refuses_an_ideal_run_that_does_not_fit(satisfice, synthetic, tmp_path):
+    status, _, err = satisfice("information", synthetic, "--ideal", synthetic)
+    assert (status, "make both runs with --samples 2 or more" in err) == (2, True), err
+    other = write_run(tmp_path / "other", problems=5, methods=1)
+    config = json.loads((other / "run.json").read_text())
+    config["problems"]["digest"] = "another"
+    (other / "run.json").write_text(json.dumps(config))
+    status, _, err = satisfice("information", synthetic, "--ideal", other)
+    assert (status, "a run of other problems" in err) == (2, True), err

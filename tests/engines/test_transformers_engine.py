@@ -29,7 +29,7 @@ from transformers import (
 from satisfice.engines import transformers as transformers_engine
 from satisfice.engines.base import Capability, EngineClosed, EngineError, Sampling, Usage, require
 from satisfice.engines.transformers import TransformersEngine, _layer_kinds
-from satisfice.intervention.controls import EndScaling
+from satisfice.intervention.controls import ConfidenceRule, EndScaling, ThinkingBudget
 from satisfice.thinking import ThinkingFormat, UnknownThinkingFormat, decode
 
 GREEDY = Sampling(temperature=0.0, max_tokens=24)
@@ -969,3 +969,26 @@ def test_the_digest_tells_weights_apart(make_engine, tiny_model, tiny_config):
     assert make_engine(max_batch=3).digest == digest
     torch.manual_seed(3)
     assert make_engine(LlamaForCausalLM(LlamaConfig(**tiny_config))).digest != digest
+
+
+@pytest.mark.parametrize("top", [0, 5], ids=["of the token", "of the likeliest"])
+async def test_a_preempted_row_knows_how_sure_the_model_was(make_engine, tokenizer, top):
+    """Which its tokens do not tell: it is kept while the row waits."""
+    roomy, tight, window = make_engine(), make_engine(max_batch=5, max_batch_tokens=130), 9
+    state = roomy.thinking.automaton(tokenizer).thinking_state
+    prompts = [tokens(20, seed) for seed in range(5)]
+    samplings = [replace(SAMPLED, seed=seed) for seed in range(5)]
+    means = []
+    for prompt, sampling in zip(prompts, samplings, strict=True):
+        free = await roomy.generate(prompt, sampling, top_logprobs=5)
+        sure = [-sum(each.values()) / 5 for each in free.top_logprobs] if top else free.logprobs
+        means += torch.tensor(sure).unfold(0, window, 1).mean(1).tolist()
+    rule = ConfidenceRule(above=float(torch.tensor(means).quantile(0.85)), window=window, top=top)
+    control = ThinkingBudget(state=state, confidence=rule, cue="So ")
+    calls = list(zip(prompts, samplings, [control] * 5, strict=True))
+    alone = [(await roomy.generate(prompt, sampling, control=control)).ids for prompt, sampling, _ in calls]
+    results = await crowd(tight, *calls)
+    assert [result.ids for result in results] == alone
+    assert times_admitted(results, prompts) > 5
+    close = tokenizer.convert_tokens_to_ids("</think>")
+    assert len({ids.index(close) for ids in alone if close in ids}) > 1, "it fires, and at different places"

@@ -11,7 +11,7 @@ from satisfice.engines.pretrained import load_pretrained
 from satisfice.engines.transformers import TransformersEngine
 from satisfice.hosts.transformers import HostError, MethodGenerate, ThinkingControls
 from satisfice.intervention import MethodError, parse_method
-from satisfice.intervention.controls import EndScaling, SuppressTokens, ThinkingBudget
+from satisfice.intervention.controls import ConfidenceRule, EndScaling, LoopRule, SuppressTokens, ThinkingBudget
 from satisfice.intervention.options import OptionError, Options
 from satisfice.intervention.prompt_reader import PromptReader
 from satisfice.problems import load_problems
@@ -83,6 +83,10 @@ CONTROLS = [
     ThinkingBudget(most=0),
     ThinkingBudget(endings=2, wait="Wait"),
     ThinkingBudget(most=40, endings=1, ramp_start=10, ramp_bias=6.0),
+    ThinkingBudget(most=14, hint="So ", hint_at=6, grace=12, grace_end="line"),
+    ThinkingBudget(loops=LoopRule(ngram=4, repeats=2, window=80, end="line", grace=20)),
+    ThinkingBudget(confidence=ConfidenceRule(above=-0.05, window=8, end="line")),
+    ThinkingBudget(confidence=ConfidenceRule(above=1.0, window=8, top=5)),
 ]
 
 
@@ -109,6 +113,16 @@ def test_each_of_these_controls_changes_something(lab):
         {"thinking_temperature": 0.5},
         {"suppress_reflection": True, "max_thinking_tokens": 20, "answer_cue": "So"},
         {"max_thinking_tokens": 30, "soft_thinking_tokens": 10, "min_thinking_endings": 1},
+        {"max_thinking_tokens": 30, "hint": "So ", "hint_lead": 9, "grace_tokens": 9, "thinking_bias": 1},
+        {
+            "stop_loops": True,
+            "loop_ngram": 4,
+            "loop_repeats": 2,
+            "confidence_above": -0.05,
+            "confidence_window": 8,
+            "confidence_min_tokens": 9,
+            "confidence_end": "line",
+        },
     ],
     ids=str,
 )
@@ -125,7 +139,7 @@ def test_keys_mean_what_they_mean_in_the_plugin(lab, keys):
         assert found != generated(lab, texts, None)
     if cap := keys.get("max_thinking_tokens"):
         close = tokenizer.convert_tokens_to_ids("</think>")
-        assert all(close in row[: cap + 2] for row in found)
+        assert all(close in row[: cap + keys.get("grace_tokens", 0) + 2] for row in found)
 
 
 def test_answer_tokens_need_the_limit_and_keep_their_share(lab):

@@ -87,6 +87,7 @@ class ScriptedEngine(Engine):
                 raw = self.log_probabilities(text + self.tokenizer.decode(ids))
                 logits = raw[None].float().clone()
                 if edits is not None:
+                    edits.look(logits, slot)
                     edits.apply(logits, slot)
                 token = draw(logits[0], sampling.temperature, sampling.seed, len(prompt_ids) + len(ids))
                 if edits is not None:

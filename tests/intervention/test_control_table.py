@@ -34,6 +34,8 @@ def drawn(rng, markers, automaton):
         endings=rng.choice([0, 0, 1, 3]),
         wait=rng.choice(["But wait", "10 + 2"]),
         end_ids=rng.choice([(), (LAB.eos_token_id,)]),
+        hint_at=rng.choice([None] * 9 + [2]),
+        hint="10 ",
     )
     scaling = EndScaling(state=state, gain=rng.choice([0.0, 0.4]), bias=rng.choice([0.0, -1.5]))
     words = SuppressTokens(state=state, words=rng.choice([("but wait",), ("10", "for", "</think>")]))

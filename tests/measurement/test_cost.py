@@ -5,11 +5,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from satisfice.attention import Attention
 from satisfice.measurement.cost import (
     ACCELERATORS,
     PAPER_INTENSITY,
     SHAPES,
-    Attention,
     Shape,
     attention_share,
     besides,
@@ -112,6 +112,20 @@ def test_what_the_paper_leaves_out_costs_something_of_its_own():
     probe = besides(shape, 10, 20, 1, 0)
     assert float(probe.flops) == 2e6 + 2 * 2 * shape.kv_elements * 20
     assert float(probe.bytes) == 2 * shape.kv_elements * 20
+
+
+def test_what_is_beside_a_response_reads_no_more_than_its_budget():
+    shape = Shape(1000, 2, 4, 2, 8)
+    one = {"prompt": 100, "tokens": 200, "extra": 10, "prefilled": 30}
+    dense, wide, narrow, blocks = (
+        besides(shape, **one, attention=kind)
+        for kind in (Attention(), Attention("local", 200), Attention("local", 50), Attention("block-topk", 40, 10))
+    )
+    assert (float(wide.flops), float(wide.bytes)) == (float(dense.flops), float(dense.bytes))
+    assert float(dense.bytes - narrow.bytes) == 2 * shape.kv_elements * 10 * (200 - 50)
+    assert float(dense.flops - narrow.flops) == 2 * shape.ratio * shape.kv_elements * 10 * (200 - 50)
+    # The middle is at 200 tokens: 20 means of keys, which weigh half of what tokens do.
+    assert float(dense.bytes - blocks.bytes) == 2 * shape.kv_elements * 10 * (200 - 40 - 20 / 2)
 
 
 def test_a_price():

@@ -136,6 +136,16 @@ def test_pass_and_majority_over_problems_with_all_samples() -> None:
     assert row.maj_at_k == pytest.approx(1 / 3), "ties go to the earliest sample; no answer is no vote"
 
 
+def test_coverage_is_told_for_powers_of_two_below_the_samples() -> None:
+    verdicts = {"p1": (1, 0, 0, 0, 0), "p2": (1, 1, 1, 1, 1), "p3": (0, 0, 0, 0, 0)}
+    traces = {
+        "plain": [a_trace("plain", p, ok, 10, sample=i) for p, row in verdicts.items() for i, ok in enumerate(row)]
+    }
+    row = summarise(a_config(3, 5, ("plain",)), traces).rows[0]
+    assert row.coverage == pytest.approx({2: (0.4 + 1 + 0) / 3, 4: (0.8 + 1 + 0) / 3})
+    assert row.pass_at_k == pytest.approx(2 / 3)
+
+
 def test_only_pairs_are_compared_and_the_rest_is_counted() -> None:
     traces = {
         "plain": [a_trace("plain", "p1", True, 40), a_trace("plain", "p2", False, 60), a_trace("plain", "p3", True, 9)],

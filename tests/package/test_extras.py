@@ -19,7 +19,8 @@ EXTRAS: dict[str, list[str]] = {"": [], **PROJECT["optional-dependencies"]}
 FOR: dict[str, list[str]] = {
     "": [
         "satisfice.cli", "satisfice.cli.compare", "satisfice.cli.solve", "satisfice.cli.train",
-        "satisfice.cli.serve", "satisfice.engines.transformers", "satisfice.hosts.transformers",
+        "satisfice.cli.serve", "satisfice.engines.transformers", "satisfice.hosts.sglang",
+        "satisfice.hosts.transformers",
         "satisfice.intervention", "satisfice.problems", "satisfice.reinforcement", "satisfice.report",
         "satisfice.runs.calibration", "satisfice.runs.experiment", "satisfice.runs.scale_out",
         "satisfice.supervision", "satisfice.training.recipe", "satisfice.vllm_plugin",
@@ -32,6 +33,9 @@ FOR: dict[str, list[str]] = {
     "gguf": ["gguf", "accelerate", "satisfice.engines.pretrained"],
     "openai": ["satisfice.engines.openai"],
     "serve": ["satisfice.server.app", "satisfice.server.process"],
+    "llama-cpp": ["satisfice.hosts.llama_cpp", "llama_cpp", "gguf"],
+    "litellm": ["satisfice.hosts.litellm"],
+    "inspect": ["satisfice.hosts.inspect", "satisfice.server.wishes"],
     "ray": ["ray", "satisfice.runs.scale_out"],
     "gym": ["reasoning_gym"],
     "vllm": ["satisfice.engines.vllm", "satisfice.vllm_plugin.processor"],

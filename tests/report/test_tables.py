@@ -1,5 +1,6 @@
 import csv
 import io
+import json
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,14 @@ def test_columns_without_a_value_are_left_out(tmp_path: Path) -> None:
     assert not {"probes", "errors", "pass@2", "maj@2"} & set(single)
     several = [column.name for column in columns(a_summary(tmp_path / "several", problems=10, samples=2, methods=3))]
     assert {"probes", "pass@2", "maj@2"} <= set(several)
+    more = a_summary(tmp_path / "more", problems=6, samples=5, methods=1)
+    assert [column.name for column in columns(more) if column.name.startswith("pass@")] == [
+        "pass@2",
+        "pass@4",
+        "pass@5",
+    ]
+    [row] = csv.DictReader(io.StringIO(to_csv(more)))
+    assert json.loads(row["coverage"]) == {str(k): value for k, value in more.rows[0].coverage.items()}
     assert "McNemar p" not in several
 
 

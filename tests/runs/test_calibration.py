@@ -687,7 +687,7 @@ def test_what_is_varied_is_left_out_and_everything_else_stays():
         (["entrocut:tau=0.1+temperature-scaling:t=0.9"], [], "tau is what calibrating entrocut finds"),
         (["cothink+no-wait"], [], "cothink and no-wait have no knob to calibrate; what can be calibrated is"),
         (["budget-forcing+thinking-budget"], ["ramp_bias=1,2"], "has two knobs, budget-forcing (max_thinking) and thi"),
-        (["budget-forcing:ignore=1+thinking-budget:max_thinking=9,ramp_bias=2"], [], "thinking-budget counts the tok"),
+        (["budget-forcing:ignore=1+thinking-budget:max_thinking=9,ramp_bias=2"], [], "thinking-budget follows the tok"),
         (["thinking-budget:max_thinking=90"], ["ramp_bias=2,1"], "goes from harmless to bold from small to large"),
         (["entrocut:every=3"], [], "every acts with trigger=interval only"),
         (["entrocat"], [], "did you mean 'entrocut'"),
@@ -776,6 +776,17 @@ def test_other_versions_are_said_with_what_differs():
     served = certificate.model_copy(update={"versions": {"vllm": "0.10.2"}})
     assert other_versions(served, place) == ["vllm 0.10.2 -> 0.11"]
     assert other_versions(served, Place("scripted")) == []
+
+
+def test_what_a_step_reads_is_compared_and_was_dense_where_nothing_is_said():
+    blank = {"method": None, "baseline": "plain", "loss": "net", "max_loss": 0.1, "confidence": 0.9, "levels": {}}
+    old, sparse = Certificate(**blank), Certificate(**blank, asked={"attention": "local:budget=64"})
+    assert differences(old, Place("scripted", attention="dense")) == []
+    assert differences(old, Place("scripted", attention="local:budget=64")) == [
+        'attention "dense" -> "local:budget=64"'
+    ]
+    assert differences(sparse, Place("scripted", attention="dense")) == ['attention "local:budget=64" -> "dense"']
+    assert differences(sparse, Place("scripted")) == []  # the place does not know
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ from dataclasses import replace
 import pytest
 from intervention.scripted import ScriptedEngine, follow
 
+from satisfice.attention import DENSE, Attention
 from satisfice.engines.base import Capability, EngineClosed, EngineError, EngineFailed, Sampling, Usage
 from satisfice.intervention import METHODS, MethodError, lab_spellings, parse_method
 from satisfice.lab.tokenizer import build_tokenizer
@@ -325,6 +326,20 @@ def test_a_companion_must_be_attached_and_is_part_of_the_configuration(tokenizer
     reasoner.companions = {}
     with pytest.raises(RunFolderError, match="companions: "):
         RunFolder.create_or_open(tmp_path / "run", chosen.configuration(reasoner))
+
+
+def test_what_a_step_reads_is_part_of_the_configuration(tokenizer, tmp_path):
+    engine, chosen = ScriptedEngine(tokenizer, follow(tokenizer, THINKING)), experiment(problem_set("3"))
+    assert "attention" not in chosen.configuration(engine)  # as before there was another than dense
+    engine.attention = Attention("local", 64)
+    result = execute(engine, chosen, tmp_path / "run")
+    assert result.config["attention"] == "local:budget=64"
+    engine.attention = Attention("local", 64, sinks=4)
+    with pytest.raises(RunFolderError, match=r'attention: "local:budget=64" -> "local:budget=64,sinks=4"'):
+        execute(engine, chosen, tmp_path / "run")
+    engine.attention = DENSE
+    with pytest.raises(RunFolderError, match=r"attention: .* -> \(none\)"):
+        execute(engine, chosen, tmp_path / "run")
 
 
 # -- all

@@ -20,10 +20,11 @@ from satisfice.intervention import METHODS, MethodError, lab_spellings, parse_me
 from satisfice.lab.tokenizer import build_tokenizer
 from satisfice.problems import Problem
 from satisfice.runs.certificate import Certificate, Setting
-from satisfice.server.app import Settings, choice_seed, efforts_from
+from satisfice.server.app import Settings, choice_seed
 from satisfice.server.meter import Meter, MeteredEngine
 from satisfice.server.process import listen, offered
 from satisfice.server.protocol import ECHOED
+from satisfice.server.wishes import efforts_from
 from satisfice.thinking import ThinkingFormat
 
 openai = pytest.importorskip("openai")
@@ -618,7 +619,9 @@ def test_in_front_of_another_server_it_says_what_can_be_served_there(tokenizer):
         )
         assert any(line.startswith(no_logprobs) for line in cannot)
         assert any(
-            line.startswith("refused here: no-wait, temperature-scaling, thinking-budget: no control, ")
+            line.startswith(
+                "refused here: no-wait, soft-landing, stop-loops, temperature-scaling, thinking-budget: no control, "
+            )
             for line in cannot
         )
         with serving(engine, model="fake") as running:
@@ -639,7 +642,8 @@ def test_at_start_the_server_says_what_its_engine_can_serve(engine, tokenizer):
     bare.capabilities = frozenset({Capability.CANCEL})
     bare.lacking = {Capability.CONTROL: "the server has no plugin"}
     lines = offered(bare)
-    assert "refused here: no-wait, temperature-scaling, thinking-budget: no control, the server has no plugin" in lines
+    controls = "no-wait, soft-landing, stop-loops, temperature-scaling, thinking-budget"
+    assert f"refused here: {controls}: no control, the server has no plugin" in lines
     assert "refused here: decoding-tree: no tree" in lines
     assert all(len([line for line in lines if f" {name}," in line or f" {name}:" in line]) <= 1 for name in METHODS)
 

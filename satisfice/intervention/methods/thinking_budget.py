@@ -16,6 +16,7 @@ from pydantic import Field, PositiveInt
 from satisfice.engines.base import Capability
 from satisfice.intervention.controls import ThinkingBudget
 from satisfice.intervention.draft import Draft
+from satisfice.intervention.forced import claim_forced
 from satisfice.intervention.method import Knob, Method
 from satisfice.parameters import BelowOne
 from satisfice.thinking import ThinkingFormat
@@ -61,8 +62,6 @@ class RampedBudget(Method):
         )
 
     async def respond(self, draft: Draft) -> None:
-        await draft.write()
-        over = draft.tracker.thinking_tokens - self.max_thinking
-        if draft.closed and draft.tracker.end and over > 0:  # nothing but the cap closes thinking that late
-            draft.claim(draft.tracker.end - over, draft.tracker.end)
-            draft.note("closed", back=len(draft.ids) - draft.tracker.end)
+        generation = await draft.write()
+        if claim_forced(draft, self.control(draft.engine.thinking), generation) is not None:
+            draft.note("closed", back=len(draft.ids) - (draft.tracker.end or 0))

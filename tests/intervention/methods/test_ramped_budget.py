@@ -26,7 +26,7 @@ def test_the_cap_closes_thinking_and_is_the_methods_doing(tokenizer):
     assert len(engine.calls) == 1, "one call of the engine"
     assert trace.stop == "closed by method"
     assert trace.thinking_span[1] - 20 in (1, 2, 3), "the marker, and a line break before it where one is due"
-    assert trace.cost.forced_tokens == trace.thinking_span[1] - 20
+    assert trace.cost.forced_tokens == trace.thinking_span[1] - 20 + 1, "and the empty line after the marker"
     assert [(event.kind, event.at) for event in trace.events] == [("closed", trace.thinking_span[1])]
     assert trace.answer.strip() == ANSWER.strip()
     assert trace.finished
@@ -69,7 +69,7 @@ def test_the_control_is_that_of_the_keys_of_a_request():
         ("thinking-budget:max_thinking=0", "max_thinking is 0; it must be"),
         ("thinking-budget:ramp_from=1", "ramp_from is 1; it must be"),
         ("thinking-budget:ramp_bias=-1", "ramp_bias is -1; it must be"),
-        ("entrocut:tau=0.1+thinking-budget", "thinking-budget counts the tokens of one engine call"),
+        ("entrocut:tau=0.1+thinking-budget", "thinking-budget follows the tokens of one engine call"),
         ("thinking-budget+temperature-scaling", "thinking-budget is a control itself"),
     ],
 )

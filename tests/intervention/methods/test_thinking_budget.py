@@ -41,6 +41,7 @@ class Writer:
     def logits(self, wanted, strength=5.0):
         logits = torch.zeros((1, len(LAB)))
         logits[0, wanted] = strength
+        self.batch.look(logits, torch.tensor([self.slot]))
         self.batch.apply(logits, torch.tensor([self.slot]))
         return logits
 
