@@ -8,6 +8,7 @@ text, following a stream token by token and steering a whole batch on a GPU all 
 cannot disagree.
 """
 
+import codecs
 import functools
 import json
 import re
@@ -342,12 +343,15 @@ PENDING = 32
 class TextStream:
     """The text of a sequence while its tokens come; a character that spans tokens is given once it is whole.
 
-    Tokens that never form a character are given as replacement characters, a few tokens late, so that each new token
-    is read beside a bounded number of others.
+    Where the text of tokens is that of their bytes, one after the other, those are read: a call of the tokenizer costs
+    twenty times as much. Otherwise tokens that never form a character are given as replacement characters, a few tokens
+    late, so that each new token is read beside a bounded number of others.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._tokenizer = tokenizer
+        self._bytes = _plain_bytes(tokenizer, len(tokenizer))
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         # What a token reads like may depend on the one before it, so the last ones that were given are kept.
         self._given: list[int] = []
         self._shown = 0  # characters of the text of `_given` and `_new` that were given
@@ -355,6 +359,8 @@ class TextStream:
 
     def push(self, token: int) -> str:
         """The text that one more token completes; "" where it ends inside a character."""
+        if self._bytes is not None:
+            return self._decoder.decode(self._bytes[token]) if token < len(self._bytes) else ""
         self._new.append(token)
         text = decode(self._tokenizer, [*self._given, *self._new])
         if not text.endswith("\ufffd"):
@@ -363,6 +369,8 @@ class TextStream:
 
     def rest(self) -> str:
         """What is left of a character that was never completed."""
+        if self._bytes is not None:
+            return self._decoder.decode(b"", final=True)
         return self._give(decode(self._tokenizer, [*self._given, *self._new])) if self._new else ""
 
     def _give(self, text: str) -> str:
@@ -426,6 +434,16 @@ class MarkerAutomaton:
     @functools.cached_property
     def _phases(self) -> list[Phase]:
         return [Phase(phase) for phase in self.phases.tolist()]
+
+    @functools.cached_property
+    def first_bytes(self) -> frozenset[int]:
+        """The bytes that markers begin with."""
+        return frozenset(np.flatnonzero(self.bytes_table[0] != 0).tolist())
+
+    @functools.cached_property
+    def plain(self) -> frozenset[int]:
+        """The states inside thinking and the answer in which no marker is begun: most text begins and ends there."""
+        return frozenset({self.thinking_state, self.answer_state})
 
     @functools.cached_property
     def _bytes_rows(self) -> list[list[int]]:
@@ -574,6 +592,8 @@ class StreamSplitter:
         """The pieces that are certain now, thinking and answer; none is empty."""
         automaton, pieces = self._automaton, []
         new = text.encode()
+        if self._state in automaton.plain and automaton.first_bytes.isdisjoint(new) and not self._kept:
+            return [(automaton.phase(self._state), text)] if text else []
         written, begin, known = self._kept + new, 0, len(self._kept)
         for end, length, before, _ in automaton.markers(new, self._state):
             part = Phase.ANSWER if before is Phase.ANSWER else Phase.THINKING
@@ -701,6 +721,18 @@ def token_bytes(tokenizer: PreTrainedTokenizerBase) -> list[bytes]:
         else:
             result[index] = name.replace("▁", " ").encode()
     return result
+
+
+@functools.lru_cache(maxsize=16)
+def _plain_bytes(tokenizer: PreTrainedTokenizerBase, vocabulary_size: int) -> list[bytes] | None:
+    """`token_bytes` of a tokenizer that puts its tokens together and does nothing else; None of others."""
+    decoder = getattr(getattr(tokenizer, "backend_tokenizer", None), "decoder", None)
+    if type(decoder).__name__ not in ("ByteLevel", "Fuse"):
+        return None
+    table = token_bytes(tokenizer)
+    # A class of tokenizers may have a `decode` of its own, and a vocabulary may name bytes.
+    whole = decode(tokenizer, range(len(table)))
+    return table if whole == b"".join(table).decode(errors="replace") else None
 
 
 def _byte_level_alphabet() -> dict[str, int]:

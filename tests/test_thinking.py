@@ -8,6 +8,7 @@ import itertools
 import json
 import random
 import time
+from typing import Any
 
 import numpy as np
 import pytest
@@ -114,6 +115,8 @@ TOKENIZERS = {
     "sentencepiece, markers added": lambda: sentencepiece("legacy", ("<think>", "</think>")),
     "lab": lab,
 }
+PUT_TOGETHER = {"bytes", "bytes, markers added", "lab"}
+"""Those whose text is that of their tokens, one after the other."""
 each_tokenizer = pytest.mark.parametrize("tokenizer_name", TOKENIZERS)
 
 
@@ -835,6 +838,40 @@ def test_the_text_of_a_stream_is_the_text_of_the_whole(tokenizer_name: str, data
     assert "".join(pieces) + stream.rest() == decode(tokenizer, ids)
 
 
+@each_tokenizer
+def test_tokens_that_are_put_together_are_not_decoded_one_by_one(
+    tokenizer_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = TOKENIZERS[tokenizer_name]()
+    TextStream(tokenizer)
+    calls: list[list[int]] = []
+
+    def counting(tokenizer: PreTrainedTokenizerFast, ids: list[int]) -> str:
+        calls.append(ids)
+        return decode(tokenizer, ids)
+
+    monkeypatch.setattr("satisfice.thinking.decode", counting)
+    rng = random.Random(3)
+    # Every token after any other, bytes that form no character and ids beyond the vocabulary among them.
+    ids = [rng.randrange(len(tokenizer)) for _ in range(3000)] + [len(tokenizer) + 1]
+    stream = TextStream(tokenizer)
+    pieces = [*map(stream.push, ids), stream.rest()]
+    assert bool(calls) != (tokenizer_name in PUT_TOGETHER)
+    if not calls:
+        assert "".join(pieces) == decode(tokenizer, ids)
+
+
+def test_a_class_with_a_decoder_of_its_own_is_asked_for_the_text() -> None:
+    class Shouting(PreTrainedTokenizerFast):
+        def decode(self, *ids: Any, **options: Any) -> str:
+            return str(super().decode(*ids, **options)).upper()
+
+    tokenizer = Shouting(tokenizer_object=byte_level().backend_tokenizer)
+    stream = TextStream(tokenizer)
+    ids = encode(tokenizer, "So 6 * 7")
+    assert "".join(map(stream.push, ids)) + stream.rest() == "SO 6 * 7"
+
+
 def test_a_character_that_is_never_completed_comes_last() -> None:
     tokenizer = byte_level()
     ids = encode(tokenizer, "a€")[:-1]
@@ -867,7 +904,8 @@ def test_tokens_that_never_form_a_character_are_read_beside_a_bounded_number_of_
         pieces = [stream.push(token) for token in ids]
         assert "".join(pieces) + stream.rest() == decode(tokenizer, ids)
         assert len("".join(pieces)) > len(decode(tokenizer, ids)) - 80, "late, but not only at the end"
-    assert max(read) < 80
+    assert max(read, default=0) < 80
+    assert bool(read) != (tokenizer_name in PUT_TOGETHER)
 
 
 @pytest.mark.parametrize("family", ["think-tags", "gpt-oss", "s1"])

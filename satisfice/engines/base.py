@@ -6,8 +6,11 @@ states as `needs`, and `require` compares the two before the first token is paid
 """
 
 import asyncio
+import functools
 import hashlib
+import weakref
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -440,15 +443,48 @@ def derive_seed(seed: int, purpose: str) -> int:
     return int.from_bytes(hashlib.sha256(f"{purpose}/{seed}".encode()).digest()[:8], "big") >> 1
 
 
+class _Delivery:
+    """Tokens on their way into one event loop. It is woken for the first of them, and takes all that have come by then.
+
+    Waking a loop costs a system call, and one more in the loop; a step of an engine has a token for every row.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        # Held by its own loop alone, see `_deliveries`, so that both go together.
+        self._loop = weakref.ref(loop)
+        self._tokens: deque[tuple[Callable[[int], None], int]] = deque()
+        self._due = False
+
+    def put(self, call: Callable[[int], None], token: int) -> None:
+        """Have `call(token)` called in the loop, after all that was put before; for any thread."""
+        self._tokens.append((call, token))
+        if not self._due and (loop := self._loop()) is not None:
+            self._due = True
+            with suppress(RuntimeError):  # the loop is closed, so nobody waits for the token
+                loop.call_soon_threadsafe(self._deliver)
+
+    def _deliver(self) -> None:
+        self._due = False  # before the first is taken: whatever is put from now on wakes the loop again
+        for _ in range(len(self._tokens)):
+            call, token = self._tokens.popleft()
+            try:
+                call(token)
+            except Exception as error:  # of one listener; the others hear theirs
+                asyncio.get_running_loop().call_exception_handler(
+                    {"message": f"a listener failed on token {token}", "exception": error}
+                )
+
+
+_deliveries: "weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Delivery]" = weakref.WeakKeyDictionary()
+
+
 def in_this_loop(call: Callable[[int], None]) -> Callable[[int], None]:
     """What another thread may call to have `call` called in the event loop that runs now."""
     loop = asyncio.get_running_loop()
-
-    def soon(token: int) -> None:
-        with suppress(RuntimeError):  # the loop is closed, so nobody waits for the token
-            loop.call_soon_threadsafe(call, token)
-
-    return soon
+    delivery = _deliveries.get(loop)
+    if delivery is None:
+        delivery = _deliveries[loop] = _Delivery(loop)
+    return functools.partial(delivery.put, call)
 
 
 def require(engine: Engine, needs: frozenset[Capability], who: str) -> None:

@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from itertools import pairwise
 
+import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
@@ -111,6 +112,15 @@ class ControlBatch(ABC):
             slots: (B,) int64, the slot of each row.
         """
         self.state[slots] = self.markers.states[self.state[slots], tokens].long()
+
+    def follow(self, tokens: np.ndarray, slots: np.ndarray) -> None:
+        """As `observe`, for a host that has the tokens on the CPU anyway: (B,) int64 each.
+
+        Most tokens change nothing, which is cheaper to find out there; subclasses that do override this. A batch is
+        told of its tokens by one of the two, never by both.
+        """
+        device = self.markers.device
+        self.observe(torch.from_numpy(tokens).to(device), torch.from_numpy(slots).to(device))
 
     def pause(self, slot: int) -> tuple[torch.Tensor, ...] | None:
         """What of a request is not to be read from its tokens, for `resume`; None where nothing is."""

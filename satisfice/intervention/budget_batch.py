@@ -6,13 +6,14 @@ are a table that each token looks up.
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from satisfice.engines.control_batch import ControlBatch, Markers
 from satisfice.engines.control_setting import Control
-from satisfice.intervention.control_batches import lower, with_row
+from satisfice.intervention.control_batches import limits, with_row
 from satisfice.intervention.controls import ThinkingBudget, budget_texts
 from satisfice.intervention.text_ends import DIGIT, ENDS, level_of, text_ends
 from satisfice.intervention.watches import ConfidenceWatch, LoopWatch
@@ -35,6 +36,8 @@ _NO_LANDING = (_NEVER, _NEVER, 0)
 
 _STATE, _COUNT, _FORCE = 0, 1, 5
 """Columns of `ThinkingBudgetBatch.now`."""
+_FREE = np.array((0, 0, _NEVER, -1))
+"""The most that those after the count hold while the model writes: not closing, no text, any place, none forced."""
 
 _CLOSING, _CLOSED, _THINKING, _BEGUN, _LINE_DONE, _KEPT, _DUE, _WAITS, _HINTS = (1 << bit for bit in range(9))
 """What is known of a slot when a token has come, one bit each."""
@@ -95,6 +98,25 @@ def _outcome(known: int) -> tuple[int, int, int, int, int, int]:
 _OUTCOMES = [_outcome(known) for known in range(512)]
 
 
+class _Ending(NamedTuple):
+    """What a step needs of its rows to change how likely their thinking ends, (B, 1) each unless said otherwise.
+
+    Attributes:
+        close: the marker's next token.
+        thinking: whether the row is inside thinking.
+        ended: (B, E) each: tokens that end a response, the most that their logits may be, and where they are left as
+            they are.
+        ramp: (B,) each: where it starts, nats a token, and nats in all.
+        waiting: the first token of what replaces an ending, and whether the next one may be replaced.
+    """
+
+    close: torch.Tensor
+    thinking: torch.Tensor
+    ended: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None
+    ramp: tuple[torch.Tensor, ...] | None
+    waiting: tuple[torch.Tensor, torch.Tensor] | None
+
+
 class ThinkingBudgetBatch(ControlBatch):
     """All live `ThinkingBudget` requests.
 
@@ -142,15 +164,25 @@ class ThinkingBudgetBatch(ControlBatch):
         self._looping: set[int] = set()
         self._confident: set[int] = set()
         self.text_ends = torch.zeros((0, 5), dtype=torch.int64, device=device)
+        # On the host: `now`, as far as `follow` keeps it up, `fixed` and texts by slot, and the slots that are forced.
+        self._following = False
+        self._now, self._fixed = self.now.cpu().numpy().copy(), self.fixed.cpu().numpy().copy()
+        self._texts: dict[int, list[list[int]]] = {}
+        self._forcing: set[int] = set()
+        self._found: tuple[torch.Tensor, _Ending] | None = None  # by the rows of a step, until one of them moves
+        # Whether counts have gone on that the device does not know, and slots whose newest tokens `apply` has not seen.
+        self._counted = False
+        self._unapplied: np.ndarray | None = None
 
         known = markers.closed * _CLOSED + markers.thinking * _THINKING + markers.begun * _BEGUN
         self._states = torch.stack((known, (~markers.closed).long(), markers.next_close), 1)
         self._known, self._closes = known.tolist(), markers.next_close.tolist()
+        self._unclosed, self._thinks = (~markers.closed).long().cpu().numpy(), markers.thinking.cpu().numpy()
         self._outcomes = torch.tensor(_OUTCOMES, device=device)
         written = token_bytes(markers.tokenizer)
         line_done = torch.zeros(max(len(written), markers.vocabulary_size), dtype=torch.int64)
         line_done[[token for token, text in enumerate(written) if text.endswith(b"\n")]] = _LINE_DONE
-        self._line_done = line_done.to(device)
+        self._line_done, self._lines = line_done.to(device), line_done.numpy()
 
     def admit(self, slot: int, control: Control) -> None:
         """See `ControlBatch.admit`."""
@@ -165,10 +197,10 @@ class ThinkingBudgetBatch(ControlBatch):
         forced = texts[which][0] if begins else -1
         if closing and not begins:
             forced = self._closes[control.state]
-        row = _TEXTS * slot + 1
-        now = (control.state, 0, closing, begins * (row + which), 0, forced)
-        self.now[slot] = torch.tensor(now, device=self.markers.device)
-        self.fixed[slot] = torch.tensor((last, row, texts[_WAIT][0]), device=self.markers.device)
+        self._texts[slot], row = texts, _TEXTS * slot + 1
+        self._put(slot, (control.state, 0, closing, begins * (row + which), 0, forced))
+        self._fixed[slot] = last, row, texts[_WAIT][0]
+        self.fixed[slot] = torch.from_numpy(self._fixed[slot]).to(self.markers.device)
         for index, ids in enumerate(texts):
             self.texts = with_row(self.texts, row + index, ids)
         if control.ramp_start is not None:
@@ -215,38 +247,65 @@ class ThinkingBudgetBatch(ControlBatch):
 
     def apply(self, logits: torch.Tensor, slots: torch.Tensor) -> None:
         """See `ControlBatch.apply`."""
+        self._unapplied = None
+        bent = self._ramped or self._ended or self._waiting
+        if self._following and not (bent or self._forcing):
+            return
+        if self._ramped:
+            self._catch_up()
         now = self.now.index_select(0, slots)
-        if self._ramped or self._ended or self._waiting:
+        if bent:
             self._change_ending(logits, slots, now)
+        if self._following and not self._forcing:
+            return
         forced = now[:, _FORCE, None]
         height = torch.where(forced >= 0, _FORCED, -torch.inf).to(logits.dtype)
         logits.scatter_reduce_(1, forced.clamp(min=0), height, "amax")
 
     def _change_ending(self, logits: torch.Tensor, slots: torch.Tensor, now: torch.Tensor) -> None:
         """The edits to the closing marker's own logit."""
+        if not self._following:
+            found = self._find(slots, now)
+        else:
+            if self._found is None or self._found[0] is not slots:
+                self._found = slots, self._find(slots, now)
+            found = self._found[1]
+        new_close = logits.gather(1, found.close)
+        if found.ended is not None:
+            ends, limit, spared = found.ended
+            likeliest = logits.gather(1, ends).masked_fill(spared, -torch.inf).amax(1, keepdim=True)
+            new_close = torch.maximum(new_close, likeliest)
+            logits.scatter_reduce_(1, ends, limit.to(logits.dtype), "amin")
+        if found.ramp is not None:
+            start, slope, most = found.ramp
+            risen = ((now[:, _COUNT] - start) * slope).clamp(min=0).minimum(most)
+            new_close = new_close + (risen[:, None] * found.thinking).to(logits.dtype)
+        if found.waiting is not None:
+            wait, ignored = found.waiting
+            replaced = ignored & (new_close > logits.gather(1, wait))
+            self.waiting[slots, 2] = replaced[:, 0].long()
+            logits.scatter_(1, found.close, new_close.masked_fill(ignored, -torch.inf))
+            logits.scatter_(1, wait, torch.where(replaced, new_close, logits.gather(1, wait)))
+        else:
+            logits.scatter_(1, found.close, new_close)
+
+    def _find(self, slots: torch.Tensor, now: torch.Tensor) -> _Ending:
+        """What `_change_ending` needs of these slots besides logits and counts."""
         state = now[:, _STATE, None]
         close, thinking = self.markers.next_close[state], self.markers.thinking[state]
-        new_close = logits.gather(1, close)
+        ended: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None
+        ramp: tuple[torch.Tensor, ...] | None = None
+        waiting: tuple[torch.Tensor, torch.Tensor] | None = None
         if self._ended:
             ends = self.ends.index_select(0, slots)
             refused = (ends >= 0) & (ends != close) & thinking
-            likeliest = logits.gather(1, ends.clamp(min=0)).masked_fill(~refused, -torch.inf).amax(1, keepdim=True)
-            new_close = torch.maximum(new_close, likeliest)
-            lower(logits, ends, refused)
+            places, limit = limits(ends, refused)
+            ended = places, limit, ~refused
         if self._ramped:
-            start, slope, most = self.ramp.index_select(0, slots).unbind(1)
-            risen = ((now[:, _COUNT] - start) * slope).clamp(min=0).minimum(most)
-            new_close = new_close + (risen[:, None] * thinking).to(logits.dtype)
+            ramp = self.ramp.index_select(0, slots).unbind(1)
         if self._waiting:
-            wait = self.fixed[slots, 2, None].clamp(min=0)
-            own_wait = logits.gather(1, wait)
-            ignored = self.waiting[slots, 1, None].bool()
-            replaced = ignored & (new_close > own_wait)
-            self.waiting[slots, 2] = replaced[:, 0].long()
-            logits.scatter_(1, close, new_close.masked_fill(ignored, -torch.inf))
-            logits.scatter_(1, wait, torch.where(replaced, new_close, logits.gather(1, wait)))
-        else:
-            logits.scatter_(1, close, new_close)
+            waiting = self.fixed[slots, 2, None].clamp(min=0), self.waiting[slots, 1, None].bool()
+        return _Ending(close, thinking, ended, ramp, waiting)
 
     def snapshot(self) -> tuple[torch.Tensor, ...]:
         """See `ControlBatch.snapshot`."""
@@ -312,6 +371,47 @@ class ThinkingBudgetBatch(ControlBatch):
             armed = may_end * (token < 0) * (endings > 0)
             self.waiting[slots] = torch.stack((endings, armed, armed), 1)
 
+    def follow(self, tokens: np.ndarray, slots: np.ndarray) -> None:
+        """See `ControlBatch.follow`: a token at which nothing happens is counted, others are read as by `replay`.
+
+        Rules that look at every token are looked after by `observe`, for all.
+        """
+        if self._waiting and self._unapplied is not None:
+            before = torch.from_numpy(self._unapplied).to(self.markers.device)
+            self.waiting[before, 2] = self.waiting[before, 1]
+        self._unapplied = slots
+        if self._reading:
+            self._catch_up()
+            self._following = False
+            super().follow(tokens, slots)
+            return
+        if not self._following:
+            self._now, self._found = self.now.cpu().numpy().copy(), None
+            self._forcing = set(np.flatnonzero(self._now[:, _FORCE] >= 0).tolist())
+            self._following = True
+        now, fixed = self._now[slots], self._fixed[slots]
+        state = now[:, _STATE]
+        count = now[:, _COUNT] + self._unclosed[state]
+        quiet = (self.markers.states_on_host[state, tokens] == state) & (tokens != fixed[:, 2])
+        quiet &= ((count < fixed[:, 0]) | ~self._thinks[state]) & (now[:, _COUNT + 1 :] <= _FREE).all(1)
+        self._now[slots[quiet], _COUNT] = count[quiet]
+        self._counted = True
+        if not quiet.all():
+            for slot, token in zip(slots[~quiet].tolist(), tokens[~quiet].tolist(), strict=True):
+                self.replay(slot, (token,))
+
+    def _catch_up(self) -> None:
+        """Tell the device the counts that have gone on."""
+        if self._counted:
+            self.now[:, _COUNT] = torch.from_numpy(self._now[:, _COUNT]).to(self.markers.device)
+            self._counted = False
+
+    def _put(self, slot: int, now: tuple[int, int, int, int, int, int]) -> None:
+        """Say where a slot is, on the host and on the device."""
+        self._now[slot], self._found = now, None
+        self.now[slot] = torch.tensor(now, device=self.markers.device)
+        (self._forcing.add if now[_FORCE] >= 0 else self._forcing.discard)(slot)
+
     def pause(self, slot: int) -> tuple[torch.Tensor, ...] | None:
         """See `ControlBatch.pause`: how sure the model was is not to be read from its tokens."""
         return self.confidence.pause(slot) if slot in self._confident else None
@@ -333,17 +433,17 @@ class ThinkingBudgetBatch(ControlBatch):
         Returns:
             for each token the one that was forced in its place, or -1.
         """
-        state, count, closing, text, place, forced = self.now[slot].tolist()
+        state, count, closing, text, place, forced = (self._now if self._following else self.now)[slot].tolist()
         most, row, wait = self.fixed[slot].tolist()
         endings, armed, stands = self.waiting[slot].tolist()
         hinted, tail = self.landing[slot].tolist()
         hint_at, soft, end = self.landings[slot].tolist()
-        texts = {0: [-1], **dict(enumerate(self.texts[row : row + _TEXTS].tolist(), row))}
+        texts = {0: [-1], **dict(enumerate(self._texts.get(slot, []), row))}
         states = [state]
         for following in self.markers.states_on_host[:, list(tokens)].T.tolist():
             states.append(following[states[-1]])
         inside = [bool(self._known[a] & self._known[b] & _THINKING) for a, b in pairwise(states)]
-        line_done = self._line_done[list(tokens)].tolist()
+        line_done = self._lines[list(tokens)].tolist()
         levels = []
         for ends in self.text_ends[list(tokens)].tolist() if len(self.text_ends) else [[0] * 5] * len(tokens):
             level, tail = level_of(ends, tail)
@@ -373,7 +473,7 @@ class ThinkingBudgetBatch(ControlBatch):
             if closing and forced < 0:
                 forced = self._closes[state]
         device = self.markers.device
-        self.now[slot] = torch.tensor((states[-1], count, closing, text, place, forced), device=device)
+        self._put(slot, (states[-1], count, closing, text, place, forced))
         self.waiting[slot] = torch.tensor((endings, armed, stands), device=device)
         self.landing[slot] = torch.tensor((int(hinted), tail), device=device)
         return in_place

@@ -4,8 +4,10 @@ The parameters of every live request are tensors over slots, so a step costs a h
 the number of requests and their settings, and nothing has to come back to the host.
 """
 
+from abc import abstractmethod
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 
 from satisfice.engines.control_batch import ControlBatch, Markers
@@ -13,7 +15,55 @@ from satisfice.engines.control_setting import Control
 from satisfice.intervention.controls import EndScaling, SuppressTokens, single_tokens
 
 
-class EndScalingBatch(ControlBatch):
+class MarkerBatch(ControlBatch):
+    """Requests of which nothing changes but their place in the thinking format.
+
+    A host that has the tokens on the CPU tells of them by `follow`. Then it is known that most tokens move nobody,
+    and what a step needs of the slots is looked up again only after one that did.
+    """
+
+    def __init__(self, markers: Markers, slots: int) -> None:
+        super().__init__(markers, slots)
+        self._following = False
+        self._places = np.zeros(slots, dtype=np.int64)  # `state`, on the host; only kept up by `follow`
+        self._found: tuple[torch.Tensor, tuple[torch.Tensor, ...]] | None = None
+
+    def admit(self, slot: int, control: Control) -> None:
+        """See `ControlBatch.admit`."""
+        super().admit(slot, control)
+        self._places[slot], self._found = control.state, None
+
+    def follow(self, tokens: np.ndarray, slots: np.ndarray) -> None:
+        """See `ControlBatch.follow`."""
+        self._following = True
+        places = self._places[slots]
+        after = self.markers.states_on_host[places, tokens]
+        moved = after != places
+        if moved.any():
+            self._places[slots[moved]] = after[moved]
+            there = torch.from_numpy(slots[moved]).to(self.markers.device)
+            self.state[there] = torch.from_numpy(after[moved].astype(np.int64)).to(self.markers.device)
+            self._found = None
+
+    def resume(self, slot: int, tokens: Sequence[int], paused: tuple[torch.Tensor, ...] | None = None) -> None:
+        """See `ControlBatch.resume`."""
+        super().resume(slot, tokens, paused)
+        self._places[slot], self._found = int(self.state[slot]), None
+
+    def found(self, slots: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """What `_find` says of these slots, kept from step to step where that is known to be the same."""
+        if not self._following:
+            return self._find(slots)
+        if self._found is None or self._found[0] is not slots:
+            self._found = slots, self._find(slots)
+        return self._found[1]
+
+    @abstractmethod
+    def _find(self, slots: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """What `apply` needs of these slots besides logits."""
+
+
+class EndScalingBatch(MarkerBatch):
     """All live `EndScaling` requests."""
 
     def __init__(self, markers: Markers, slots: int) -> None:
@@ -30,15 +80,19 @@ class EndScalingBatch(ControlBatch):
 
     def apply(self, logits: torch.Tensor, slots: torch.Tensor) -> None:
         """See `ControlBatch.apply`."""
+        token, gain, bias, thinking = self.found(slots)
+        change = torch.addcmul(bias, logits.gather(1, token).clamp(min=0), gain) * thinking
+        logits.scatter_add_(1, token, change.to(logits.dtype))
+
+    def _find(self, slots: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """(B, 1) each: the marker's next token, gain, bias, and whether the row is inside thinking."""
         state = self.state.index_select(0, slots)
-        token = self.markers.next_close.index_select(0, state)[:, None]
+        token, thinking = self.markers.next_close.index_select(0, state), self.markers.thinking.index_select(0, state)
         gain, bias = self.gain.index_select(0, slots), self.bias.index_select(0, slots)
-        change = torch.addcmul(bias, logits.gather(1, token)[:, 0].clamp(min=0), gain)
-        change = change * self.markers.thinking.index_select(0, state)
-        logits.scatter_add_(1, token, change[:, None].to(logits.dtype))
+        return token[:, None], gain[:, None], bias[:, None], thinking[:, None]
 
 
-class SuppressTokensBatch(ControlBatch):
+class SuppressTokensBatch(MarkerBatch):
     """All live `SuppressTokens` requests.
 
     Attributes:
@@ -59,20 +113,24 @@ class SuppressTokensBatch(ControlBatch):
 
     def apply(self, logits: torch.Tensor, slots: torch.Tensor) -> None:
         """See `ControlBatch.apply`."""
+        tokens, limit = self.found(slots)
+        logits.scatter_reduce_(1, tokens, limit.to(logits.dtype), "amin")
+
+    def _find(self, slots: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """(B, K) each: tokens, and the most that their logits may be."""
         state = self.state[slots[:, None]]
         tokens = self.tokens.index_select(0, slots)
         suppressed = (tokens >= 0) & (tokens != self.markers.next_close[state]) & self.markers.thinking[state]
-        lower(logits, tokens, suppressed)
+        return limits(tokens, suppressed)
 
 
-def lower(logits: torch.Tensor, tokens: torch.Tensor, impossible: torch.Tensor) -> None:
-    """Make tokens impossible where they are to be; `tokens` may hold -1, which is not.
+def limits(tokens: torch.Tensor, impossible: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """What to take the minimum with: minus infinity for tokens that are to be impossible, infinity for others.
 
-    The others are left as they are by a minimum with infinity, so that -1 can stand for token 0 and no place is
-    written twice with different values.
+    `tokens` may hold -1, which stands for token 0 and is left as it is, so that no place is written twice with
+    different values.
     """
-    limit = torch.where(impossible, -torch.inf, torch.inf).to(logits.dtype)
-    logits.scatter_reduce_(1, tokens.clamp(min=0), limit, "amin")
+    return tokens.clamp(min=0), torch.where(impossible, -torch.inf, torch.inf)
 
 
 def with_row(table: torch.Tensor, row: int, ids: Sequence[int]) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 
 from satisfice.engines.control_batch import ControlBatch, Markers
@@ -68,6 +69,11 @@ class ControlTable:
         """Take note of the tokens that were chosen; (B,) int64 each."""
         for batch in self._live:
             batch.observe(tokens, slots)
+
+    def follow(self, tokens: np.ndarray, slots: np.ndarray) -> None:
+        """The same for a host that has them on the CPU, see `ControlBatch.follow`; one of the two is called, always."""
+        for batch in self._live:
+            batch.follow(tokens, slots)
 
     def look(self, logits: torch.Tensor, slots: torch.Tensor) -> None:
         """Show all controls the logits that none of them has edited; (B, V) and (B,) int64."""

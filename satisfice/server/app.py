@@ -13,10 +13,10 @@ import logging
 import secrets
 import time
 from collections.abc import AsyncIterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import groupby
-from typing import Any
+from operator import itemgetter
+from typing import Any, NamedTuple
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
@@ -53,8 +53,6 @@ log = logging.getLogger("satisfice.server")
 
 KEEP_ALIVE = 15.0
 """Seconds without a piece of text after which a stream sends a comment, so that nobody in between gives it up."""
-PACE = 0.02
-"""Seconds between two chunks of a stream at least; tokens that come faster share one."""
 BODY_SECONDS = 30.0
 """Seconds that a client may take to send its request."""
 CHARACTERS_A_TOKEN = 16
@@ -64,6 +62,8 @@ LOGGED = 200
 LONG = 20_000
 """Characters from which on a conversation is cut into tokens in a thread, so that nobody else waits for it."""
 PATHS = "there are POST /v1/chat/completions, GET /v1/models, /health, /metrics and /openapi.json"
+NAMES = {"content": ("content",), "reasoning_content": ("reasoning_content", "reasoning")}
+"""The parts of a message; thinking has two names, of which each client reads one."""
 RETRY_AFTER = 1
 """Seconds; what a client that finds the queue full is told to wait."""
 
@@ -107,8 +107,7 @@ class Settings:
         return self.max_request_tokens or self.max_breadth * self.max_tokens
 
 
-@dataclass(frozen=True)
-class Piece:
+class Piece(NamedTuple):
     """Text of one choice that is certain; `part` is where a delta holds it."""
 
     choice: int
@@ -142,7 +141,9 @@ class Job:
         self._engine = MeteredEngine(server.engine, Meter(server.settings.request_tokens))
         self._sampling = replace(server.engine.default_sampling, **sampling, seed=seed)
         self._pieces: list[Piece] = []
-        self._news = asyncio.Event()
+        self._waiter: asyncio.Future[None] | None = None  # of `wait`
+        self._patient_until = 0.0
+        self._timer: asyncio.TimerHandle | None = None
         self._started = time.perf_counter()
         self._seen_text = False
         self._begun = False
@@ -152,7 +153,7 @@ class Job:
     @property
     def news(self) -> bool:
         """Whether there is a piece to take, or the end."""
-        return self._news.is_set()
+        return bool(self._pieces) or self.done
 
     @property
     def done(self) -> bool:
@@ -169,16 +170,41 @@ class Job:
     def take(self) -> list[Piece]:
         """What has come since the last call, neighbours of one choice and part as one piece."""
         pieces, self._pieces = self._pieces, []
-        if not self.done:
-            self._news.clear()
-        neighbours = groupby(pieces, key=lambda piece: (piece.choice, piece.part))
-        return [Piece(choice, part, "".join(piece.text for piece in run)) for (choice, part), run in neighbours]
+        if len(pieces) < 2:
+            return pieces
+        neighbours = groupby(pieces, key=itemgetter(0, 1))
+        return [Piece(*where, "".join(piece.text for piece in run)) for where, run in neighbours]
 
-    async def wait(self, patience: float) -> None:
-        """Wait for a piece or for the end, at most `patience` seconds."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(patience):
-                await self._news.wait()
+    async def wait(self) -> None:
+        """Wait for a piece or for the end, at most `KEEP_ALIVE` seconds."""
+        if self.news:
+            return
+        loop = asyncio.get_running_loop()
+        self._waiter, self._patient_until = loop.create_future(), loop.time() + KEEP_ALIVE
+        if self._timer is None:
+            self._timer = loop.call_at(self._patient_until, self._out_of_patience)
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def _out_of_patience(self) -> None:
+        """Wake whoever has waited for long enough.
+
+        One timer serves all waits, and is set again where it was early: one for each chunk costs as much as the chunk.
+        """
+        self._timer = None
+        if self._waiter is None:
+            return
+        loop = asyncio.get_running_loop()
+        if loop.time() < self._patient_until:
+            self._timer = loop.call_at(self._patient_until, self._out_of_patience)
+        else:
+            self._wake()
 
     async def _run(self) -> None:
         server = self._server
@@ -221,7 +247,9 @@ class Job:
             if self._shadowed and outcome != "ok" and server.watch is not None:
                 server.watch.unanswered(shutdown=outcome == "shutdown")
             self._record(outcome)
-            self._news.set()
+            if self._timer is not None:
+                self._timer.cancel()
+            self._wake()
 
     async def _solve(self, choice: int) -> Trace:
         engine = self._engine
@@ -264,7 +292,7 @@ class Job:
             self._seen_text = True
             self._server.metrics.first_text(names_of(self._method), time.perf_counter() - self._started)
         self._pieces.append(piece)
-        self._news.set()
+        self._wake()
 
     def _record(self, outcome: str) -> None:
         seconds = time.perf_counter() - self._started
@@ -529,7 +557,7 @@ class ChatServer:
         gone = asyncio.create_task(_stop_when_gone(job, request))
         try:
             if job.chat.stream:
-                await job.wait(KEEP_ALIVE)
+                await job.wait()
             else:
                 await asyncio.wait([job.task])
         except asyncio.CancelledError:
@@ -544,26 +572,24 @@ class ChatServer:
         with_usage = job.chat.stream_options is not None and job.chat.stream_options.include_usage
         if with_usage:
             about["usage"] = None
-        for choice in range(job.choices):
-            yield _event(about, choice, {"role": "assistant", "content": ""})
-        done = False
-        while not done:
-            done, pieces = job.done, job.take()
-            for piece in pieces:
-                yield _event(about, piece.choice, _named(piece.part, piece.text))
-            if not done:
-                await asyncio.sleep(PACE)
-                await job.wait(KEEP_ALIVE)
-                if not job.news:
-                    yield ": still here\n\n"
+        head = json.dumps(about).removesuffix("}")  # the same in every chunk
+        events = [_event(head, choice, {"role": "assistant", "content": ""}) for choice in range(job.choices)]
+        while True:
+            done = job.done
+            events += [_text_event(head, piece) for piece in job.take()]
+            if done:
+                break
+            # What is ready at once is sent at once, and nothing waits for what may come.
+            yield "".join(events)
+            await job.wait()
+            events = [] if job.news else [": still here\n\n"]
         if job.refusal is not None:
-            yield f"data: {json.dumps(job.refusal.body())}\n\n"
+            yield f"{''.join(events)}data: {json.dumps(job.refusal.body())}\n\n"
             return
-        for choice, trace in enumerate(job.traces):
-            yield _event(about, choice, {}, _ending(job, trace))
+        events += [_event(head, choice, {}, _ending(job, trace)) for choice, trace in enumerate(job.traces)]
         if with_usage:
-            yield f"data: {json.dumps(about | {'choices': [], 'usage': usage(job.traces)})}\n\n"
-        yield "data: [DONE]\n\n"
+            events.append(f"data: {json.dumps(about | {'choices': [], 'usage': usage(job.traces)})}\n\n")
+        yield "".join([*events, "data: [DONE]\n\n"])
 
     def _about(self, job: Job) -> dict[str, Any]:
         return {
@@ -621,19 +647,24 @@ def _ending(job: Job, trace: Trace) -> dict[str, Any]:
 
 
 def _named(part: str, text: str) -> dict[str, str]:
-    """A part of a message; thinking has two names, of which each client reads one."""
-    return {part: text, "reasoning": text} if part == "reasoning_content" else {part: text}
+    """A part of a message, by all of its names."""
+    return dict.fromkeys(NAMES[part], text)
 
 
-def _event(
-    about: dict[str, Any],
-    choice: int,
-    delta: dict[str, str],
-    ending: dict[str, Any] | None = None,
-) -> str:
-    """One chunk of a stream."""
+def _event(head: str, choice: int, delta: dict[str, str], ending: dict[str, Any] | None = None) -> str:
+    """One chunk of a stream, of which `head` is the JSON that all of them begin with."""
     entry = {"index": choice, "delta": delta, "logprobs": None, **(ending or {"finish_reason": None})}
-    return f"data: {json.dumps(about | {'choices': [entry]})}\n\n"
+    return f'data: {head}, "choices": [{json.dumps(entry)}]}}\n\n'
+
+
+def _text_event(head: str, piece: Piece) -> str:
+    """`_event` of a piece of text: there is one for each token, so its JSON is put together by hand."""
+    text = json.dumps(piece.text)
+    delta = ", ".join(f'"{name}": {text}' for name in NAMES[piece.part])
+    return (
+        f'data: {head}, "choices": [{{"index": {piece.choice}, "delta": {{{delta}}}, '
+        '"logprobs": null, "finish_reason": null}]}\n\n'
+    )
 
 
 def _too_long(length: str, room: int) -> Refusal:

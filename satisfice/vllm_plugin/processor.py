@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from vllm.v1.sample.logits_processor import BatchUpdate, MoveDirectionality
 from vllm.v1.sample.logits_processor import LogitsProcessor as V1Processor
@@ -335,7 +336,7 @@ class ThinkingControls(V1Processor, V2Processor):
         self._rows: dict[int, _Row] = {}
         self._free = list(range(requests, NOBODY, -1))
         self._slots: torch.Tensor | None = None
-        self._controlled_slots: torch.Tensor | None = None
+        self._controlled_slots: np.ndarray | None = None
         # V2: slots are vLLM's own, one higher; and the position of the last token that was taken note of.
         self._new: dict[int, Any] = {}
         self._controlled = torch.zeros(requests, dtype=torch.bool).numpy()
@@ -383,25 +384,24 @@ class ThinkingControls(V1Processor, V2Processor):
     def _apply_v1(self, logits: torch.Tensor) -> torch.Tensor:
         if self._table is None or not self._rows:
             return logits
-        device = self._table.markers.device
         # One token a request; several where some were placeholders before.
         while behind := [
             row for row in self._rows.values() if row.seen < len(row.output_ids) and row.output_ids[row.seen] >= 0
         ]:
-            tokens = torch.tensor([row.output_ids[row.seen] for row in behind]).to(device)
+            tokens = np.array([row.output_ids[row.seen] for row in behind])
             for row in behind:
                 row.seen += 1
             if self._controlled_slots is None or len(behind) < len(self._rows):
-                slots = torch.tensor([row.slot for row in behind]).to(device)
+                slots = np.array([row.slot for row in behind])
                 self._controlled_slots = slots if len(behind) == len(self._rows) else None
             else:
                 slots = self._controlled_slots
-            self._table.observe(tokens, slots)
+            self._table.follow(tokens, slots)
         if self._slots is None or len(self._slots) != len(logits):
             by_row = [NOBODY] * len(logits)
             for index, row in self._rows.items():
                 by_row[index] = row.slot
-            self._slots = torch.tensor(by_row).to(device)
+            self._slots = torch.tensor(by_row).to(self._table.markers.device)
         looked = self._slots
         if late := [index for index, row in self._rows.items() if row.seen < len(row.output_ids)]:
             looked = looked.clone()

@@ -119,6 +119,76 @@ def test_a_stream_comes_while_it_is_written(tokenizer):
     assert chunks[0].choices[0].delta.role == "assistant"
 
 
+class HastyEngine(HeldEngine):
+    """Gives all its tokens in one turn of the event loop."""
+
+    async def generate(self, prompt_ids, sampling, *, on_token, **options):
+        generation = await super().generate(prompt_ids, sampling, **options)
+        for token in generation.ids:
+            on_token(token)
+        return generation
+
+
+def test_tokens_that_are_ready_at_once_share_a_chunk(tokenizer):
+    engine = HastyEngine(tokenizer)
+    engine.held = False
+    with serving(engine) as running:
+        fields = {"model": "lab", "messages": MESSAGES, "stream": True}
+        body = running.request("POST", "/v1/chat/completions", json.dumps(fields))[2].decode()
+    deltas = [json.loads(line[6:])["choices"][0]["delta"] for line in body.splitlines() if line[6:].startswith("{")]
+    written = "So 45.\n\n"
+    assert deltas == [
+        {"role": "assistant", "content": ""},
+        {"reasoning_content": written, "reasoning": written},
+        {"content": "The answer is \\boxed{45}."},
+        {},
+    ]
+
+
+class SlowEngine(HeldEngine):
+    """Gives no token before the text of the one before has reached the client."""
+
+    def __init__(self, tokenizer):
+        super().__init__(tokenizer)
+        self.held = False
+        self.read = threading.Event()
+
+    async def generate(self, prompt_ids, sampling, *, on_token, **options):
+        generation = await super().generate(prompt_ids, sampling, **options)
+        for token in generation.ids:
+            on_token(token)
+            text = self.tokenizer.decode([token])
+            if text.strip() and text not in self.thinking.closers and token not in self.end_ids:
+                while not self.read.is_set():
+                    await asyncio.sleep(0.001)
+                self.read.clear()
+        return generation
+
+
+def test_no_token_waits_for_the_next_one(tokenizer):
+    engine = SlowEngine(tokenizer)
+    parts = []
+    with serving(engine, timeout=20) as running:
+        for chunk in ask(running.client(), stream=True):
+            delta = chunk.choices[0].delta
+            if text := getattr(delta, "reasoning_content", None) or delta.content:
+                parts.append(text)
+                engine.read.set()
+    assert "".join(parts) == "So 45.\n\nThe answer is \\boxed{45}."
+    assert len(parts) > 6
+
+
+def test_a_stream_without_news_holds_a_comment_and_goes_on(tokenizer, monkeypatch):
+    monkeypatch.setattr("satisfice.server.app.KEEP_ALIVE", 0.05)
+    engine = HeldEngine(tokenizer)
+    threading.Timer(0.4, lambda: setattr(engine, "held", False)).start()
+    with serving(engine) as running:
+        fields = {"model": "lab", "messages": MESSAGES, "stream": True}
+        body = running.request("POST", "/v1/chat/completions", json.dumps(fields))[2].decode()
+    assert body.count(": still here\n\n") >= 2
+    assert body.index("assistant") < body.index(": still here") < body.index("boxed") < body.index("[DONE]")
+
+
 def test_several_choices_have_seeds_of_their_own_and_the_first_has_the_given_one(client, engine):
     answer = ask(client, seed=11, n=3)
     assert [choice.satisfice["seed"] for choice in answer.choices] == [
