@@ -135,13 +135,14 @@ def by_problem(folder: Path, method: str) -> dict[str, tuple[bool, int, bool]]:
 
 
 def row(name: str, method: str, folders: Sequence[Path], base: Path) -> str | None:
-    """A line of the table; None where a model was not asked so."""
+    """A line of the table; None where a model was not asked so, or not yet."""
     if any(method not in read_run(folder).traces for folder in folders):
         return None
     untrained = by_problem(base, "plain")
     ours = [by_problem(folder, method) for folder in folders]
     problems = [problem for problem in untrained if all(problem in each for each in ours)]
-    assert problems
+    if not problems:
+        return None
     right = [[each[problem][0] for each in ours] for problem in problems]
     tokens = [[float(each[problem][1]) for each in ours] for problem in problems]
     base_right = [[untrained[problem][0]] for problem in problems]
@@ -181,7 +182,7 @@ def table(out: Path, problems: str) -> str:
         groups.setdefault((name if seed.isdigit() else model, limit), []).append(folder)
     for (name, limit), folders in groups.items():
         bases = [path for (model, _), (path, *_) in groups.items() if model == "lab" and _size(path) >= int(limit)]
-        if name != "lab" and bases:
+        if name in SETTINGS and bases:  # benchmarks/ladder.py asks other models, too
             for method in sorted({method for folder in folders for method in read_run(folder).traces}):
                 if line := row(name, method, [f for f in folders if method in read_run(f).traces], bases[0]):
                     lines.append(line)

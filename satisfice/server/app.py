@@ -173,7 +173,7 @@ class Job:
         if len(pieces) < 2:
             return pieces
         neighbours = groupby(pieces, key=itemgetter(0, 1))
-        return [Piece(*where, "".join(piece.text for piece in run)) for where, run in neighbours]
+        return [Piece(choice, part, "".join(piece.text for piece in run)) for (choice, part), run in neighbours]
 
     async def wait(self) -> None:
         """Wait for a piece or for the end, at most `KEEP_ALIVE` seconds."""
