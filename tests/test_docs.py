@@ -31,6 +31,7 @@ from satisfice.engines.loading import SETTINGS
 from satisfice.intervention import METHODS, parse_method
 from satisfice.lab.train import load_recipe as load_lab_recipe
 from satisfice.problems import SOURCES, load_problems
+from satisfice.problems.suites import SUITES
 from satisfice.reinforcement import OBJECTIVES
 from satisfice.runs.calibration import ladders
 from satisfice.runs.experiment import ALL
@@ -193,12 +194,17 @@ def check_satisfice(arguments: list[str], written: set[str]) -> None:
     assert given.get("worker_engine") in (None, *SETTINGS)
     if problems and problems.partition(":")[0] in {*SOURCES} - {"reasoning-gym"}:
         load_problems(problems, limit=1)
-    elif problems:
+    elif problems and problems not in SUITES:  # loaded from the Hub, which is not here
         assert YOUR_PROBLEMS.fullmatch(problems), f"{problems} is no file that a reader may have"
     if model and Path(model).suffix in (".yaml", ".jsonl"):
         raise AssertionError(f"{model} is no model")
     if given.get("recipe") and str(given["recipe"]) not in YOURS:
-        read = {"train": load_training_recipe, "lab train": load_lab_recipe, "lab fine-tune": load_words_recipe}[name]
+        read = {
+            "train": load_training_recipe,
+            "lab train": load_lab_recipe,
+            "lab fine-tune": load_words_recipe,
+            "lab steps": load_steps_recipe,
+        }[name]
         read(ROOT / given["recipe"], *([given["change"] or []] if name == "train" else []))
     for key in ("run", "baseline"):
         if given.get(key) is not None:
@@ -215,6 +221,12 @@ def load_training_recipe(path: Path, changes: list[str]) -> object:
     from satisfice.training.recipe import load_recipe
 
     return load_recipe(path, changes)
+
+
+def load_steps_recipe(path: Path) -> object:
+    from satisfice.lab.step_sizes import load_steps_recipe as read
+
+    return read(path)
 
 
 def load_words_recipe(path: Path) -> object:

@@ -54,7 +54,7 @@ def steps(
 
     Run it again to resume.
 
-    Example: satisfice lab steps recipes/lab/steps.yaml --out runs/steps
+    Example: satisfice lab steps recipes/trees/steps.yaml --out runs/steps
     """
     from satisfice.lab.step_sizes import load_steps_recipe
     from satisfice.measurement.optimal_length import best_steps

@@ -12,6 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from satisfice.lab.step_sizes import StepsRecipe
 from satisfice.lab.train import Recipe as LabRecipe
 from satisfice.parameters import describe_parameters, meaning, parameter_types, schema_of
 from satisfice.reinforcement import OBJECTIVES, Objective
@@ -116,6 +117,7 @@ def schemas() -> dict[str, str]:
         "schema.json": recipe_schema(),
         "supervision/schema.json": supervised_schema(),
         "lab/schema.json": _model(LabRecipe, "a recipe of satisfice lab train"),
+        "trees/schema.json": _model(StepsRecipe, "a recipe of satisfice lab steps"),
         "smollm2/schema.json": _model(WordsRecipe, "a recipe of satisfice lab fine-tune"),
     }
     return {path: json.dumps(schema, indent=2, ensure_ascii=False) + "\n" for path, schema in made.items()}

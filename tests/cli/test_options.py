@@ -25,6 +25,7 @@ DIFFERS = {
     "--out": "what is written differs: a run folder, a file, a model",
     "--recipe": "an argument elsewhere",
     "--format": "what is written differs: a report, or data",
+    "--attention": "what a step reads, or what a price is for",
     "--model": "below an adapter, or of a curation",
 }
 """Options whose help or type may differ between commands, and why."""

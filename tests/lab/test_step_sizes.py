@@ -95,6 +95,6 @@ def test_a_recipe_that_cannot_be_is_refused(change, said):
 
 
 def test_the_shipped_recipe_is_one():
-    recipe = load_steps_recipe(Path(__file__).parents[2] / "recipes" / "lab" / "steps.yaml")
+    recipe = load_steps_recipe(Path(__file__).parents[2] / "recipes" / "trees" / "steps.yaml")
     assert len(recipe.models) >= 2
     assert set(recipe.test_operators) <= set(range(recipe.fewest_operators, recipe.most_operators + 1))

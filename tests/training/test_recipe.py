@@ -16,7 +16,7 @@ from satisfice.training.run import dry_run
 RECIPES = [
     path
     for path in sorted((Path(__file__).parents[2] / "recipes").rglob("*.yaml"))
-    if not path.name.startswith("sft") and path.parent.name not in ("accelerate", "supervision")
+    if not path.name.startswith("sft") and path.parent.name not in ("accelerate", "supervision", "trees")
 ]
 MINIMAL = {
     "model": "lab",
