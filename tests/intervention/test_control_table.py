@@ -88,4 +88,4 @@ def test_tokens_on_the_host_lead_to_the_same_logits(thinking, seed):
                 slots = rows[told]
                 device.observe(torch.tensor(tokens), slots)
                 host.follow(np.array(tokens), slots.numpy())
-    assert edited > 60
+    assert edited > 40

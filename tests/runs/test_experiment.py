@@ -380,11 +380,14 @@ def test_all_leaves_out_what_an_engine_cannot_do(tokenizer):
     methods, left_out = every_method("lab", engine)
     assert {"no-wait", "temperature-scaling"}.isdisjoint(method.name for method in methods)
     assert [sentence.partition(" (")[0] for sentence in left_out] == [
-        "no-wait needs control, which scripted does not offer",
-        "temperature-scaling needs control, which scripted does not offer",
-        "thinking-budget needs control, which scripted does not offer",
+        *(
+            f"{name} needs control, which scripted does not offer"
+            for name in (
+                "confidence-exit", "no-wait", "soft-landing", "stop-loops", "temperature-scaling", "thinking-budget",
+            )
+        ),
         "tldr: scripted was not trained on levels",
-    ]
+    ]  # fmt: skip
     with pytest.raises(EngineError, match="no-wait needs control"):  # asked for by name it is refused
         check(engine, experiment(problem_set("3"), "no-wait"))
 
