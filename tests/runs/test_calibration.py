@@ -651,8 +651,8 @@ def test_every_knob_is_a_parameter_whose_grid_goes_one_way_and_can_be_made():
         for knob in METHODS[name].knobs:
             given = ",".join(f"{key}={value}" for key, value in knob.where.items())
             if not knob.where:  # of several the first that is left out is meant
-                others = [each.parameter for each in METHODS[name].knobs if not each.where]
-                given = ",".join(f"{other}=100" for other in others[: others.index(knob.parameter)])
+                others = [each for each in METHODS[name].knobs if not each.where]
+                given = ",".join(f"{other.parameter}={other.grid[-1]}" for other in others[: others.index(knob)])
             made = ladder(f"{name}:{given}".rstrip(":"), {}, 1000)
             assert made.knob == knob
             assert len({str(setting) for setting in made.settings}) == len(made.settings) >= 2
