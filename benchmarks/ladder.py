@@ -18,11 +18,9 @@ from pathlib import Path
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
-from supervision import MAX_TOKENS, asked, by_problem, satisfice, trained
+from supervision import MAX_TOKENS, Comparison, asked, compared, percent, points, satisfice, shown, trained
 
-from satisfice.measurement import statistics
 from satisfice.report.figures import COLOURS, POINTS_AN_INCH, to_png
-from satisfice.runs.run_folder import read_run
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "lab" / "tldr.yaml"
 SCALED = "temperature-scaling:t=0.85"
@@ -36,7 +34,7 @@ class Rung:
 
     Attributes:
         name: as the table and the picture have it.
-        model: "lab", "lab-tldr", or one of the two that are trained here: "supervised" and "both".
+        model: "lab", "lab-tldr", or one of `TRAINED`.
         method: a method as `compare` spells it.
     """
 
@@ -57,6 +55,10 @@ RUNGS = (
 )
 
 
+TRAINED = ("supervised", "both")
+"""The models that are trained here, and have no name elsewhere."""
+
+
 def model_of(out: Path, rung: Rung) -> str:
     """The model of a rung; trained first where it must be."""
     if rung.model == "supervised":
@@ -70,99 +72,47 @@ def model_of(out: Path, rung: Rung) -> str:
     return rung.model
 
 
-@dataclass(frozen=True)
-class Point:
-    """What was measured on a rung.
-
-    Attributes:
-        rung: which.
-        problems: number of problems.
-        accuracy: share of them that was answered right, with its 95 % interval.
-        tokens: mean thinking tokens.
-        difference: of the accuracy against the first rung, paired, in points.
-        saving: of the thinking tokens against the first rung, a share.
-        cut: share of responses that the limit of tokens cut off.
-    """
-
-    rung: Rung
-    problems: int
-    accuracy: statistics.Estimate
-    tokens: float
-    difference: statistics.Estimate
-    saving: statistics.Estimate
-    cut: float
-
-
-def measured(rungs: Sequence[tuple[Rung, Path]]) -> list[Point]:
-    """The rungs that were asked, against the first one."""
-    first = by_problem(rungs[0][1], rungs[0][0].method)
-    points = []
-    for rung, folder in rungs:
-        if not folder.exists() or rung.method not in read_run(folder).traces:
-            continue
-        ours = by_problem(folder, rung.method)
-        problems = [problem for problem in first if problem in ours]
-        right, tokens = [[ours[p][0]] for p in problems], [[float(ours[p][1])] for p in problems]
-        base_right, base_tokens = [[first[p][0]] for p in problems], [[float(first[p][1])] for p in problems]
-        accuracy, difference = statistics.accuracy(right), statistics.accuracy_difference(right, base_right)
-        assert accuracy is not None
-        assert difference is not None
-        points.append(
-            Point(
-                rung, len(problems), accuracy, sum(t for (t,) in tokens) / len(problems), difference,
-                statistics.saving(tokens, base_tokens), sum(ours[p][2] for p in problems) / len(problems),
-            )
-        )  # fmt: skip
-    return points
-
-
-def shown(estimate: statistics.Estimate, form: str, factor: float = 1) -> str:
-    """A value with its interval."""
-    value, low, high = (factor * (each or 0) for each in (estimate.value, estimate.low, estimate.high))
-    return f"{form.format(value)} ({form.format(low)} … {form.format(high)})"
-
-
-def table(points: Sequence[Point]) -> str:
+def table(found: Sequence[tuple[Rung, Comparison]]) -> str:
     """As markdown."""
     lines = [
         "| rung | model, method | n | right (95 %) | against the first, points | thinking tokens | saved | cut off |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for point in points:
-        is_first = point.rung == RUNGS[0]
+    for rung, measured in found:
+        is_first = rung == RUNGS[0]
         cells = [
-            point.rung.name,
-            f"`{point.rung.model}`, `{point.rung.method}`",
-            f"{point.problems:,}",
-            shown(point.accuracy, "{:.1%}"),
-            "" if is_first else shown(point.difference, "{:+.1f}", 100),
-            f"{point.tokens:.1f}",
-            "" if is_first else shown(point.saving, "{:.1%}"),
-            f"{point.cut:.2%}",
+            rung.name,
+            f"{rung.model if rung.model in TRAINED else f'`{rung.model}`'}, `{rung.method}`",
+            f"{measured.problems:,}",
+            shown(measured.accuracy, percent),
+            "" if is_first else shown(measured.difference, points),
+            f"{measured.tokens:.1f}",
+            "" if is_first else shown(measured.saving, percent),
+            percent(measured.cut[1], 2),
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def picture(points: Sequence[Point]) -> Figure:
+def picture(found: Sequence[tuple[Rung, Comparison]]) -> Figure:
     """Accuracy with its interval against mean thinking tokens, numbered as the rungs are."""
     figure = Figure(figsize=(8.6, 4.2), dpi=POINTS_AN_INCH, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    for number, point in enumerate(points, 1):
-        y, low, high = (100 * (each or 0) for each in (point.accuracy.value, point.accuracy.low, point.accuracy.high))
-        reinforced = point.rung.model in ("lab-tldr", "both")
-        colour = COLOURS["front"] if reinforced else COLOURS["wrong" if point.rung.model == "lab" else "correct"]
+    for number, (rung, measured) in enumerate(found, 1):
+        span, is_scaled = measured.accuracy, rung.method in (SCALED, SHORT_SCALED)
+        y, low, high = (100 * (each or 0) for each in (span.value, span.low, span.high))
+        reinforced = rung.model in ("lab-tldr", "both")
+        colour = COLOURS["front"] if reinforced else COLOURS["wrong" if rung.model == "lab" else "correct"]
         axes.errorbar(
-            point.tokens, y, yerr=[[y - low], [high - y]], color=colour, marker="o", markersize=6, elinewidth=1,
-            fillstyle="none" if point.rung.method in (SCALED, SHORT_SCALED) else "full", linestyle="none",
-            label=f"{number}  {point.rung.name}",
+            measured.tokens, y, yerr=[[y - low], [high - y]], color=colour, marker="o", markersize=6, elinewidth=1,
+            fillstyle="none" if is_scaled else "full", linestyle="none", label=f"{number}  {rung.name}",
         )  # fmt: skip
         # A rung and the same with temperature scaling often stand on each other.
-        beside = (-11, 5) if point.rung.method in (SCALED, SHORT_SCALED) else (5, -11)
         axes.annotate(
-            str(number), (point.tokens, y), xytext=beside, textcoords="offset points", fontsize=9, color=COLOURS["ink"]
-        )
+            str(number), (measured.tokens, y), xytext=(-11, 5) if is_scaled else (5, -11), textcoords="offset points",
+            fontsize=9, color=COLOURS["ink"],
+        )  # fmt: skip
     axes.set_xlim(left=0)
     axes.set_xlabel("thinking tokens of a response, mean", color=COLOURS["ink"])
     axes.set_ylabel("accuracy (95 %)", color=COLOURS["ink"])
@@ -190,10 +140,11 @@ def main() -> None:
         folders[model] = given.out / "asked" / f"{Path(name).name}-{given.problems.replace(':', '-')}-{given.limit}"
         if not given.table:
             assert asked(given.out, name, given.problems, given.limit, methods) == folders[model]
-    points = measured([(rung, folders[rung.model]) for rung in RUNGS])
-    print(f"{given.problems}, temperature 1.0, at most {MAX_TOKENS} tokens\n\n{table(points)}")
+    asked_of = [(rung, compared([folders[rung.model]], rung.method, folders["lab"])) for rung in RUNGS]
+    found = [(rung, comparison) for rung, comparison in asked_of if comparison is not None]
+    print(f"{given.problems}, temperature 1.0, at most {MAX_TOKENS} tokens\n\n{table(found)}")
     if given.picture:
-        given.picture.write_bytes(to_png(picture(points)))
+        given.picture.write_bytes(to_png(picture(found)))
 
 
 if __name__ == "__main__":

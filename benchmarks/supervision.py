@@ -17,8 +17,9 @@ import argparse
 import json
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -134,37 +135,95 @@ def by_problem(folder: Path, method: str) -> dict[str, tuple[bool, int, bool]]:
     }
 
 
-def row(name: str, method: str, folders: Sequence[Path], base: Path) -> str | None:
-    """A line of the table; None where a model was not asked so, or not yet."""
-    if any(method not in read_run(folder).traces for folder in folders):
+@dataclass(frozen=True)
+class Comparison:
+    """One model, or several trainings of it, against the untrained one on the problems that all were asked.
+
+    Attributes:
+        problems: number of problems.
+        accuracy: of the trainings, mean over problems and trainings, with its interval.
+        untrained: accuracy of the untrained model, a share.
+        tokens: mean thinking tokens of the trainings.
+        difference: of the accuracies, paired, a share.
+        saving: of the thinking tokens, a share.
+        spread: difference of each training.
+        cut: shares of responses that the limit of tokens cut off, of the untrained model and of the trainings.
+    """
+
+    problems: int
+    accuracy: statistics.Estimate
+    untrained: float
+    tokens: float
+    difference: statistics.Estimate
+    saving: statistics.Estimate
+    spread: list[float]
+    cut: tuple[float, float]
+
+
+def compared(folders: Sequence[Path], method: str, base: Path) -> Comparison | None:
+    """The answers in `folders`, one of each training, by a method, against `plain` in `base`.
+
+    None where a model was not asked so, or not yet.
+    """
+    if any(not folder.exists() or method not in read_run(folder).traces for folder in folders):
         return None
     untrained = by_problem(base, "plain")
     ours = [by_problem(folder, method) for folder in folders]
     problems = [problem for problem in untrained if all(problem in each for each in ours)]
-    if not problems:
-        return None
     right = [[each[problem][0] for each in ours] for problem in problems]
     tokens = [[float(each[problem][1]) for each in ours] for problem in problems]
     base_right = [[untrained[problem][0]] for problem in problems]
-    base_tokens = [[float(untrained[problem][1])] for problem in problems]
-    difference = statistics.accuracy_difference(right, base_right)
-    saving = statistics.saving(tokens, base_tokens)
-    assert difference is not None
-    assert saving is not None
-    share = [sum(map(sum, right)) / len(problems) / len(ours), sum(map(sum, base_right)) / len(problems)]
-    cuts = [
-        sum(each[problem][2] for each in ours for problem in problems) / len(ours) / len(problems),
-        sum(untrained[problem][2] for problem in problems) / len(problems),
-    ]
-    spread = [
-        100 * sum(each[problem][0] - untrained[problem][0] for problem in problems) / len(problems) for each in ours
-    ]
-    seeds = "" if len(ours) == 1 else f" ({min(spread):+.1f} … {max(spread):+.1f})"
-    return (
-        f"| `{name}` | {method} | {len(problems):,} | {len(ours)}{seeds} | {saving.value:.1%} "
-        f"({saving.low:.1%} … {saving.high:.1%}) | {share[1]:.1%} → {share[0]:.1%} | {100 * difference.value:+.1f} "
-        f"({100 * (difference.low or 0):+.1f} … {100 * (difference.high or 0):+.1f}) | {cuts[1]:.2%} / {cuts[0]:.2%} |"
+    accuracy, difference = statistics.accuracy(right), statistics.accuracy_difference(right, base_right)
+    if accuracy is None or difference is None:
+        return None
+    n = len(problems)
+    return Comparison(
+        problems=n,
+        accuracy=accuracy,
+        untrained=sum(untrained[problem][0] for problem in problems) / n,
+        tokens=sum(map(sum, tokens)) / n / len(ours),
+        difference=difference,
+        saving=statistics.saving(tokens, [[float(untrained[problem][1])] for problem in problems]),
+        spread=[sum(each[problem][0] - untrained[problem][0] for problem in problems) / n for each in ours],
+        cut=(
+            sum(untrained[problem][2] for problem in problems) / n,
+            sum(each[problem][2] for each in ours for problem in problems) / len(ours) / n,
+        ),
     )
+
+
+def percent(share: float, places: int = 1) -> str:
+    """A share as the pages write it."""
+    return f"{100 * share:.{places}f} %"
+
+
+def points(share: float) -> str:
+    """A difference of shares as the pages write it, in points."""
+    return f"{100 * share:+.1f}"
+
+
+def shown(estimate: statistics.Estimate, form: Callable[[float], str]) -> str:
+    """A value with its interval."""
+    return f"{form(estimate.value)} ({form(estimate.low or 0)} … {form(estimate.high or 0)})"
+
+
+def row(name: str, method: str, folders: Sequence[Path], base: Path) -> str | None:
+    """A line of the table; None where a model was not asked so, or not yet."""
+    found = compared(folders, method, base)
+    if found is None:
+        return None
+    seeds = f" ({points(min(found.spread))} … {points(max(found.spread))})" if len(folders) > 1 else ""
+    cells = [
+        f"`{name}`",
+        method,
+        f"{found.problems:,}",
+        f"{len(folders)}{seeds}",
+        shown(found.saving, percent),
+        f"{percent(found.untrained)} → {percent(found.accuracy.value)}",
+        shown(found.difference, points),
+        " / ".join(percent(share, 2) for share in found.cut),
+    ]
+    return f"| {' | '.join(cells)} |"
 
 
 def table(out: Path, problems: str) -> str:

@@ -213,6 +213,11 @@ class Trace(_Line):
     logprobs: list[float | None] | None = None
 
     @property
+    def expected(self) -> str:
+        """The gold answer as the grader reads it; as the problem set gives it where no grader says more."""
+        return (self.grade.expected if self.grade is not None else "") or self.gold
+
+    @property
     def truncated(self) -> bool:
         """Whether the token limit ended the response, in thinking or in the answer."""
         return not self.finished

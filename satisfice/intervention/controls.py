@@ -60,6 +60,12 @@ class SuppressTokens(Control):
         return SuppressTokensBatch(markers, slots)
 
 
+MOST_WINDOW = 8192
+"""Tokens that a rule may look back on: a step costs in proportion to it."""
+MOST_TOP = 20
+"""Likeliest tokens that a mean may be taken over."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class LoopRule:
     """When thinking goes in circles: its last tokens have come before, in the same order, again and again (ours).

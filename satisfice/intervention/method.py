@@ -51,6 +51,10 @@ class Knob:
     against_first: bool = False
 
 
+CAPS = (16384, 8192, 4096, 3072, 2048, 1536, 1024, 768, 512, 384, 256, 192, 128, 96, 64)
+"""The grid of a cap on thinking, in tokens."""
+
+
 class Method(ABC):
     """A named way to produce a trace. Subclasses are frozen dataclasses; their fields are the parameters.
 

@@ -13,6 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from satisfice.engines.control_batch import Markers
 from satisfice.engines.control_setting import Control
 from satisfice.intervention.controls import (
+    MOST_TOP,
+    MOST_WINDOW,
     ConfidenceRule,
     EndScaling,
     LoopRule,
@@ -34,11 +36,6 @@ IGNORE_DEFAULTS = "satisfice_defaults"
 MOST_NUMBER = 10_000_000
 MOST_TEXT = 500
 """Characters of a text that is forced."""
-
-MOST_WINDOW = 8192
-"""Tokens that a rule may look back on: a step costs in proportion to it."""
-MOST_TOP = 20
-"""Likeliest tokens that a mean may be taken over."""
 
 Count = Annotated[int, Field(ge=0, le=MOST_NUMBER), NUMBER]
 Window = Annotated[int, Field(ge=1, le=MOST_WINDOW), NUMBER]

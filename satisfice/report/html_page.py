@@ -197,7 +197,7 @@ def _trace_data(trace: Trace) -> dict[str, Any]:
         ],
         "cost": _cost_sentence(trace),
         "extracted": visible(trace.grade.extracted) if trace.grade and trace.grade.extracted is not None else None,
-        "expected": visible(trace.grade.expected or trace.gold) if trace.grade else visible(trace.gold),
+        "expected": visible(trace.expected),
         "grader": visible(", ".join(filter(None, (trace.grade.grader, trace.grade.note)))) if trace.grade else "",
     }
 

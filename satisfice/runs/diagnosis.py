@@ -93,8 +93,7 @@ def spread(traces: Sequence[Trace], most: int) -> list[Trace]:
 def read_course(trace: Trace) -> Course:
     """The course of a thinking as its text states it. Places in tokens are in proportion to characters."""
     grader = trace.grade.grader if trace.grade is not None else "math"
-    expected = (trace.grade.expected if trace.grade is not None else "") or trace.gold
-    gold, final = answer_key(expected), _final(trace)
+    gold, final = answer_key(trace.expected), _final(trace)
     tokens, characters = trace.cost.thinking_tokens, max(1, len(trace.thinking))
     # A right answer may be spelled otherwise than the gold one.
     right_keys = {gold, final} if trace.correct else {gold}

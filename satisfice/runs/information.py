@@ -38,9 +38,8 @@ def of_run(
     traces = run.traces[method]
     answers, golds = [], []
     for trace in traces:
-        expected = (trace.grade.expected if trace.grade is not None else "") or trace.gold
         said = trace.grade.extracted if trace.grade is not None and not trace.truncated else None
-        golds.append(answer_key(expected) or "")
+        golds.append(answer_key(trace.expected) or "")
         # A right answer may be spelled otherwise than the gold one.
         answers.append(golds[-1] if trace.correct else answer_key(said) or "")
     if not answers:
@@ -111,13 +110,12 @@ async def follow_answers(
 
 
 async def _steps(engine: Engine, trace: Trace, course: Course, cue: str) -> AnswerSteps:
-    expected = (trace.grade.expected if trace.grade is not None else "") or trace.gold
     spelled: dict[str, Counter[str]] = {}
     for answer in course.shown:
         if (key := answer_key(answer)) is not None and answer is not None:
             spelled.setdefault(key, Counter())[answer.strip()] += 1
     # The gold answer as the model spells it, where it ever does: another spelling would be unlikely for that alone.
-    gold = spelled.pop(answer_key(expected) or "", Counter([expected])).most_common(1)[0][0]
+    gold = spelled.pop(answer_key(trace.expected) or "", Counter([trace.expected])).most_common(1)[0][0]
     candidates = [gold, *(counts.most_common(1)[0][0] for counts in spelled.values())]
 
     async def at(place: int) -> list[float]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from satisfice.engines.control_batch import Markers
 from satisfice.engines.control_setting import Control
 from satisfice.intervention.composed import Composed
-from satisfice.intervention.controls import ConfidenceRule, LoopRule, ThinkingBudget
+from satisfice.intervention.controls import MOST_TOP, MOST_WINDOW, ConfidenceRule, LoopRule, ThinkingBudget
 from satisfice.intervention.method import Method
 from satisfice.intervention.methods.budget_forcing import BudgetForcing
 from satisfice.intervention.methods.confidence_exit import ConfidenceExit
@@ -23,8 +23,6 @@ from satisfice.intervention.options import (
     IGNORE_DEFAULTS,
     MOST_NUMBER,
     MOST_TEXT,
-    MOST_TOP,
-    MOST_WINDOW,
     OptionError,
     Options,
 )

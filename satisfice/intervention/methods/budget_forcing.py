@@ -11,7 +11,7 @@ from typing import ClassVar
 from pydantic import NonNegativeInt
 
 from satisfice.intervention.draft import Draft
-from satisfice.intervention.method import Knob, Method, MethodError
+from satisfice.intervention.method import CAPS, Knob, Method, MethodError
 from satisfice.thinking import Phase
 
 
@@ -32,9 +32,7 @@ class BudgetForcing(Method):
     paper: ClassVar[str] = "2501.19393 (s1)"
     on_lab: ClassVar[str] = "max_thinking=70"
     takes_control: ClassVar[bool] = True
-    knobs: ClassVar[tuple[Knob, ...]] = (
-        Knob("max_thinking", (16384, 8192, 4096, 3072, 2048, 1536, 1024, 768, 512, 384, 256, 192, 128, 96, 64)),
-    )
+    knobs: ClassVar[tuple[Knob, ...]] = (Knob("max_thinking", CAPS),)
 
     max_thinking: NonNegativeInt | None = None
     cue: str = ""

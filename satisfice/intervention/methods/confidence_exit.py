@@ -16,7 +16,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, NonNegativeInt
 
 from satisfice.engines.base import Capability
-from satisfice.intervention.controls import ConfidenceRule, ThinkingBudget
+from satisfice.intervention.controls import MOST_TOP, MOST_WINDOW, ConfidenceRule, ThinkingBudget
 from satisfice.intervention.draft import Draft
 from satisfice.intervention.forced import claim_forced
 from satisfice.intervention.method import Knob, Method, MethodError
@@ -59,8 +59,8 @@ class ConfidenceExit(Method):
     above: Annotated[float, Field(ge=-LARGEST_CONFIDENCE, le=LARGEST_CONFIDENCE)] | None = -0.05
     below: Annotated[float, Field(ge=-LARGEST_CONFIDENCE, le=LARGEST_CONFIDENCE)] | None = None
     measure: Literal["token", "group"] = "token"
-    top: Annotated[int, Field(ge=1, le=20)] = 20
-    window: Annotated[int, Field(ge=1, le=8192)] = 64
+    top: Annotated[int, Field(ge=1, le=MOST_TOP)] = 20
+    window: Annotated[int, Field(ge=1, le=MOST_WINDOW)] = 64
     min_thinking: NonNegativeInt = 128
     at: End = "paragraph"
     cue: str = ""

@@ -15,7 +15,7 @@ from satisfice.engines.base import Capability
 from satisfice.intervention.controls import ThinkingBudget
 from satisfice.intervention.draft import Draft
 from satisfice.intervention.forced import claim_forced
-from satisfice.intervention.method import Knob, Method, MethodError
+from satisfice.intervention.method import CAPS, Knob, Method, MethodError
 from satisfice.intervention.text_ends import End
 from satisfice.thinking import ThinkingFormat
 
@@ -39,7 +39,7 @@ class SoftLanding(Method):
     paper: ClassVar[str] = "2501.19393 (s1) with a landing of ours"
     needs: ClassVar[frozenset[Capability]] = frozenset({Capability.CONTROL})
     knobs: ClassVar[tuple[Knob, ...]] = (
-        Knob("max_thinking", (16384, 8192, 4096, 3072, 2048, 1536, 1024, 768, 512, 384, 256, 192, 128, 96)),
+        Knob("max_thinking", CAPS[:-1]),  # the smallest leaves no room for the usual lead
     )
     on_lab: ClassVar[str] = 'max_thinking=70,hint="",grace=48,until=paragraph'
 

@@ -15,15 +15,12 @@ from typing import Annotated, ClassVar
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from satisfice.engines.base import Capability
-from satisfice.intervention.controls import LoopRule, ThinkingBudget
+from satisfice.intervention.controls import MOST_WINDOW, LoopRule, ThinkingBudget
 from satisfice.intervention.draft import Draft
 from satisfice.intervention.forced import claim_forced
 from satisfice.intervention.method import Knob, Method, MethodError
 from satisfice.intervention.text_ends import End
 from satisfice.thinking import ThinkingFormat
-
-LONGEST_WINDOW = 8192
-"""Tokens; a step costs in proportion to it."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +48,7 @@ class StopLoops(Method):
 
     ngram: PositiveInt = 32
     repeats: Annotated[int, Field(ge=2)] = 4
-    window: Annotated[int, Field(ge=2, le=LONGEST_WINDOW)] = 1024
+    window: Annotated[int, Field(ge=2, le=MOST_WINDOW)] = 1024
     periodic: bool = False
     until: End = "line"
     grace: NonNegativeInt = 64

@@ -17,7 +17,7 @@ from satisfice.engines.base import Capability
 from satisfice.intervention.controls import ThinkingBudget
 from satisfice.intervention.draft import Draft
 from satisfice.intervention.forced import claim_forced
-from satisfice.intervention.method import Knob, Method
+from satisfice.intervention.method import CAPS, Knob, Method
 from satisfice.parameters import BelowOne
 from satisfice.thinking import ThinkingFormat
 
@@ -41,7 +41,7 @@ class RampedBudget(Method):
     paper: ClassVar[str] = "2501.19393 (s1) with a ramp of ours"
     needs: ClassVar[frozenset[Capability]] = frozenset({Capability.CONTROL})
     knobs: ClassVar[tuple[Knob, ...]] = (
-        Knob("max_thinking", (16384, 8192, 4096, 3072, 2048, 1536, 1024, 768, 512, 384, 256, 192, 128, 96, 64)),
+        Knob("max_thinking", CAPS),
         Knob("ramp_bias", (0.5, 1.0, 2.0, 4.0, 6.0, 8.0, 12.0, 16.0)),
     )
     on_lab: ClassVar[str] = "max_thinking=120"
