@@ -32,6 +32,7 @@ from trl import SFTConfig, SFTTrainer
 from satisfice.engines.pretrained import packaged_smollm2
 from satisfice.lab.words import problems
 from satisfice.lab.words_teacher import WordHabits, examples
+from satisfice.levels import FILE as LEVELS_FILE
 
 CHECKPOINTS = "checkpoints"
 """Inside the directory of the trained adapter, until it is finished."""
@@ -52,7 +53,7 @@ it. It has no system turn of its own."""
 
 
 TEMPERATURE = 0.6
-MAX_TOKENS = 768
+MAX_TOKENS = 1024
 """How a merged model is sampled unless told otherwise; the longest trace of the teacher has about 600 tokens."""
 
 
@@ -216,7 +217,8 @@ def export_adapter(checkpoint: Path, out: Path, model: str, tokenizer: PreTraine
     """Copy an adapter in bfloat16, half its size, with the name of the model that it belongs to.
 
     Args:
-        checkpoint: directory of the adapter, such as a checkpoint of the training.
+        checkpoint: directory of the adapter, such as a checkpoint of the training, or what `satisfice train` made;
+            the levels of length that it was trained on go along.
         out: where to; the directory is made.
         model: name of the model, as in the recipe.
         tokenizer: the model's.
@@ -225,6 +227,10 @@ def export_adapter(checkpoint: Path, out: Path, model: str, tokenizer: PreTraine
     weights = load_file(checkpoint / WEIGHTS_FILE)
     halved = {name: weight.to(torch.bfloat16) for name, weight in weights.items()}
     save_file(halved, out / WEIGHTS_FILE, metadata={"format": "pt"})
+    # safetensors leaves a file that its owner alone may read.
+    (out / WEIGHTS_FILE).chmod(0o644)
+    if (checkpoint / LEVELS_FILE).is_file():
+        shutil.copyfile(checkpoint / LEVELS_FILE, out / LEVELS_FILE)
     configuration = json.loads((checkpoint / "adapter_config.json").read_text())
     configuration["base_model_name_or_path"] = model
     (out / "adapter_config.json").write_text(json.dumps(configuration, indent=2, sort_keys=True) + "\n")

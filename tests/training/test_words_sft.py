@@ -18,6 +18,7 @@ from satisfice.engines.base import EngineError
 from satisfice.engines.transformers import TransformersEngine
 from satisfice.lab import ADAPTERS
 from satisfice.lab.words_teacher import WordHabits
+from satisfice.levels import read_levels, write_levels
 from satisfice.thinking import Phase, ThinkingFormat
 from satisfice.training import words_sft
 from satisfice.training.loading import check_model, load_model
@@ -184,6 +185,15 @@ def test_an_export_is_half_the_size_and_as_near_as_bfloat16_is(base, tokenizer, 
     left, right = load_file(exported / WEIGHTS_FILE), load_file(again / WEIGHTS_FILE)
     assert all(torch.equal(left[name], right[name]) for name in left)
     assert json.loads((again / "adapter_config.json").read_text())["base_model_name_or_path"] == "elsewhere"
+    assert (again / WEIGHTS_FILE).stat().st_mode & 0o777 == 0o644, "others may read what is shipped"
+
+
+def test_an_export_keeps_the_levels_that_were_trained(base, tokenizer, tmp_path):
+    exported = fine_tune(small(base, steps=2), tmp_path / "adapter")
+    assert read_levels(export_adapter(exported, tmp_path / "without", "smollm2", tokenizer)) == {}
+    levels = {"short": "Be quick.", "long": "Take your time."}
+    write_levels(exported, levels)
+    assert read_levels(export_adapter(exported, tmp_path / "with", "smollm2", tokenizer)) == levels
 
 
 def test_merging_needs_an_adapter(tmp_path):
