@@ -287,7 +287,10 @@ class LengthGRPOTrainer(GRPOTrainer):
             # The same after an interruption and for any number of processes; no two responses share it.
             seed = random.Random(f"{self.args.seed}/{moment}/{first + row}/{ids}").getrandbits(62)
             samplings.append(replace(sampling, seed=seed))
-        with self._engine(self._writer(), max_batch=len(prompt_ids)) as engine:
+        # All rows begin together, so what a finished one has computed is of use to none; by default an engine keeps as
+        # much of it as fits in a quarter of the free memory.
+        stored = sum(len(ids) for ids in prompt_ids)
+        with self._engine(self._writer(), max_batch=len(prompt_ids), max_cached_tokens=stored) as engine:
             return write_together(engine, prompt_ids, samplings, controls)
 
     def _writer(self) -> PreTrainedModel | None:
