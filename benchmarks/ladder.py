@@ -36,22 +36,24 @@ class Rung:
         name: as the table and the picture have it.
         model: "lab", "lab-tldr", or one of `TRAINED`.
         method: a method as `compare` spells it.
+        colour: in the picture, of `COLOURS`.
     """
 
     name: str
     model: str
     method: str
+    colour: str = "wrong"
 
 
 RUNGS = (
     Rung("fine-tuned on long traces", "lab", "plain"),
     Rung("+ intervention", "lab", SCALED),
-    Rung("+ supervision", "supervised", "plain"),
-    Rung("+ supervision, intervention", "supervised", SCALED),
-    Rung("+ reinforcement", "lab-tldr", SHORT),
-    Rung("+ reinforcement, intervention", "lab-tldr", SHORT_SCALED),
-    Rung("+ supervision, reinforcement", "both", SHORT),
-    Rung("+ all three", "both", SHORT_SCALED),
+    Rung("+ supervision", "supervised", "plain", "correct"),
+    Rung("+ supervision, intervention", "supervised", SCALED, "correct"),
+    Rung("+ reinforcement", "lab-tldr", SHORT, "front"),
+    Rung("+ reinforcement, intervention", "lab-tldr", SHORT_SCALED, "front"),
+    Rung("+ supervision, reinforcement", "both", SHORT, "front"),
+    Rung("+ all three", "both", SHORT_SCALED, "front"),
 )
 
 
@@ -78,8 +80,8 @@ def table(found: Sequence[tuple[Rung, Comparison]]) -> str:
         "| rung | model, method | n | right (95 %) | against the first, points | thinking tokens | saved | cut off |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for rung, measured in found:
-        is_first = rung == RUNGS[0]
+    for number, (rung, measured) in enumerate(found):
+        is_first = number == 0
         cells = [
             rung.name,
             f"{rung.model if rung.model in TRAINED else f'`{rung.model}`'}, `{rung.method}`",
@@ -100,10 +102,9 @@ def picture(found: Sequence[tuple[Rung, Comparison]]) -> Figure:
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     for number, (rung, measured) in enumerate(found, 1):
-        span, is_scaled = measured.accuracy, rung.method in (SCALED, SHORT_SCALED)
+        span, is_scaled = measured.accuracy, "temperature-scaling" in rung.method
         y, low, high = (100 * (each or 0) for each in (span.value, span.low, span.high))
-        reinforced = rung.model in ("lab-tldr", "both")
-        colour = COLOURS["front"] if reinforced else COLOURS["wrong" if rung.model == "lab" else "correct"]
+        colour = COLOURS[rung.colour]
         axes.errorbar(
             measured.tokens, y, yerr=[[y - low], [high - y]], color=colour, marker="o", markersize=6, elinewidth=1,
             fillstyle="none" if is_scaled else "full", linestyle="none", label=f"{number}  {rung.name}",
