@@ -4,15 +4,17 @@
     python benchmarks/early_exit.py --limit 16 --concurrency 1
     python benchmarks/early_exit.py --methods deer deer:parallel=true entrocut:tau=0.1 adaptive-think
     python benchmarks/early_exit.py --engine vllm
+    python benchmarks/early_exit.py --engine openai      # starts vLLM's server, asks it over HTTP
 
 Every round answers the same problems with the same seeds by plain decoding and by each method, in an order that
 turns from round to round. Each of these arms begins with an engine of its own around the same weights, or with one that
 has dropped its stored prefixes, warmed up on tokens that no problem begins with: nothing that one arm has computed is
-there for another.
+there for another. What an engine does not offer is left out, and said.
 
-A probe costs tokens, prompt positions, forward passes and waiting, so time falls by less than tokens do. The bound
-that a method has to keep: its wall time over that of plain decoding is at most the share of response tokens that it
-keeps, plus 10 points.
+A probe costs tokens, prompt positions, forward passes, requests and waiting, so time falls by less than tokens do. The
+bound that a method has to keep: its time over that of plain decoding is at most the share of response tokens that it
+keeps, plus a margin of the engine's, see `regimes.MARGINS`. Wall time decides; processor time stands beside it, for a
+machine that has other work.
 """
 
 import argparse
@@ -24,23 +26,23 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
+from regimes import MARGINS, Regime, opened
 from rich.console import Console
 from rich.table import Table
 
-from satisfice.engines.base import Generation, Sampling
-from satisfice.engines.loading import load_engine
-from satisfice.engines.transformers import TransformersEngine
-from satisfice.intervention import Method, parse_method
+from satisfice.engines.base import EngineError, Generation, Sampling
+from satisfice.intervention import Method, lab_spellings, parse_method
 from satisfice.intervention.draft import Draft
 from satisfice.intervention.method import together
+from satisfice.lab import SHIPPED
 from satisfice.problems import GraderPool, Problem, load_problems
 from satisfice.runs.experiment import sample_seed
 from satisfice.thinking import ThinkingFormat
 from satisfice.trace import Trace
 
 BASELINE = "plain"
-MARGIN = 0.10
-"""What probes may cost: wall time, as a share of that of plain decoding."""
+EARLY = ("deer", "entrocut", "adaptive-think", "fractured-stop", "decoding-tree")
+"""What is compared unless methods are named; a model that ships with the package has its own spellings of them."""
 
 
 @dataclass(frozen=True)
@@ -48,23 +50,23 @@ class Arm:
     """One method in one round.
 
     Attributes:
-        seconds: wall time from the first request to the last answer; grading comes after it.
-        processor_seconds: of all threads of this process; other work on the machine disturbs it less.
-        passes: forward passes of the model, whole batches at once.
+        seconds, processor_seconds, passes, requests: see `regimes.Spent`; from the first request to the last answer,
+            grading comes after it.
         right: problems answered correctly.
         thinking, retained, total: tokens, as in `satisfice.trace.CONVENTIONS`.
         probe, branch: tokens of trial answers and of chains that were thrown away.
-        prefilled: prompt positions computed.
+        prefilled, cached: prompt positions computed, and served from a cache.
         probes: how often a method asked for an answer.
         exits: problems whose thinking such an answer ended.
         asking: seconds that problems waited for their probes, added up over all of them.
         probe_prefilled: prompt positions computed for probes.
-        probe_passes: forward passes that probes took part in.
+        probe_passes: forward passes that probes took part in; over HTTP the tokens they wrote.
     """
 
     seconds: float
     processor_seconds: float
     passes: int
+    requests: int
     right: int
     thinking: int
     retained: int
@@ -72,6 +74,7 @@ class Arm:
     probe: int
     branch: int
     prefilled: int
+    cached: int
     probes: int
     exits: int
     asking: float
@@ -118,22 +121,8 @@ async def solve_all(
     return await together(*(solve(problem) for problem in problems))
 
 
-def unused(loaded: Any, options: Any) -> Any:
-    """An engine over the loaded weights that has computed nothing of any problem."""
-    if not isinstance(loaded, TransformersEngine):
-        loaded.forget()  # a second engine of this kind would be a second model
-        return loaded
-    return TransformersEngine(
-        loaded.model,
-        loaded.tokenizer,
-        thinking=loaded.thinking,
-        max_batch=options.max_batch,
-        threads=options.threads,
-    )
-
-
 async def measure(
-    loaded: Any,
+    regime: Regime,
     method: Method,
     problems: Sequence[Problem],
     sampling: Sampling,
@@ -141,28 +130,12 @@ async def measure(
     options: Any,
 ) -> Arm:
     """One arm, on an engine that has computed nothing of these problems."""
-    engine = unused(loaded, options)
-    passes = 0
-
-    def count(*_: object) -> None:
-        nonlocal passes
-        passes += 1
-
-    end = min(engine.end_ids)
-    await together(
-        *(
-            engine.generate([end] * 4, Sampling(max_tokens=4, ignore_eos=True, seed=seed))
-            for seed in range(options.concurrency)
-        )
-    )
-    hook = engine.model.register_forward_pre_hook(count)
-    with Stopwatch() as probes:
-        started, worked = time.perf_counter(), time.process_time()
-        traces = await solve_all(engine, method, problems, sampling, options)
-        seconds, processor_seconds = time.perf_counter() - started, time.process_time() - worked
-    hook.remove()
-    if engine is not loaded:
-        engine.close()
+    with regime.unused() as engine:
+        end = min(engine.end_ids)
+        warm = [Sampling(max_tokens=4, ignore_eos=True, seed=seed) for seed in range(options.concurrency)]
+        await together(*(engine.generate([end] * 4, each) for each in warm))
+        with Stopwatch() as probes, regime.measured(engine) as spent:
+            traces = await solve_all(engine, method, problems, sampling, options)
     grades = await together(
         *(
             graders.grade(
@@ -177,14 +150,13 @@ async def measure(
     )
     asked = [[event for event in trace.events if event.kind == "probe"] for trace in traces]
     return Arm(
-        seconds,
-        processor_seconds,
-        passes,
+        **asdict(spent),
         right=sum(grade.correct for grade in grades),
         **{name: sum(trace.cost.count(name) for trace in traces) for name in ("thinking", "retained", "total")},
         probe=sum(trace.cost.probe_tokens for trace in traces),
         branch=sum(trace.cost.branch_tokens for trace in traces),
         prefilled=sum(trace.cost.prefilled_tokens for trace in traces),
+        cached=sum(trace.cost.cached_tokens for trace in traces),
         probes=sum(map(len, asked)),
         exits=sum(any(event.detail.get("exit") for event in events) for events in asked),
         asking=probes.asking,
@@ -193,7 +165,7 @@ async def measure(
     )
 
 
-def verdicts(rounds: Sequence[dict[str, Arm]], problems: int) -> dict[str, dict[str, Any]]:
+def verdicts(rounds: Sequence[dict[str, Arm]], problems: int, margin: float | None) -> dict[str, dict[str, Any]]:
     """What the rounds say of each method: shares of plain decoding, the bound and whether it was kept."""
 
     def mean(method: str, name: str) -> float:
@@ -209,7 +181,7 @@ def verdicts(rounds: Sequence[dict[str, Arm]], problems: int) -> dict[str, dict[
             for name in ("thinking", "retained", "total")
         }
         wall = ratios(method, "seconds")
-        bound = kept["retained"] + MARGIN
+        bound = None if margin is None else kept["retained"] + margin
         found[method] = {
             "accuracy": mean(method, "right"),
             "kept": kept,
@@ -220,7 +192,7 @@ def verdicts(rounds: Sequence[dict[str, Arm]], problems: int) -> dict[str, dict[
             },
             "passes": statistics.median(ratios(method, "passes")),
             "bound": bound,
-            "met": statistics.median(wall) <= bound,
+            "met": None if bound is None else statistics.median(wall) <= bound,
             "per_problem": {field.name: mean(method, field.name) for field in fields(Arm)},
         }
     return found
@@ -229,10 +201,13 @@ def verdicts(rounds: Sequence[dict[str, Arm]], problems: int) -> dict[str, dict[
 def show(found: dict[str, dict[str, Any]], title: str) -> None:
     console = Console(width=150, soft_wrap=True)
     times = Table(title=title)
-    costs = Table(title="cost of the probes, a problem")
+    probes = Table(title="cost of the probes, a problem: tokens, prompt positions, passes, seconds")
+    costs = Table(title="what the engine was asked, a problem")
     for name in ("method", "right", "thinking", "kept", "total", "wall / plain", "processor", "passes", "bound", "met"):
         times.add_column(name, justify="left" if name == "method" else "right")
-    for name in ("method", "probes", "exits", "tokens", "branch", "prefilled", "passes", "waited", "all prefilled"):
+    for name in ("method", "probes", "exits", "probe", "branch", "prefilled", "passes", "waited"):
+        probes.add_column(name, justify="left" if name == "method" else "right")
+    for name in ("method", "requests", "prefilled", "cached", "passes, whole batches"):
         costs.add_column(name, justify="left" if name == "method" else "right")
     for method, one in found.items():
         wall, kept, each = one["wall"], one["kept"], one["per_problem"]
@@ -245,48 +220,53 @@ def show(found: dict[str, dict[str, Any]], title: str) -> None:
             f"{wall['median']:.1%} ({min(wall['rounds']):.1%} … {max(wall['rounds']):.1%})",
             f"{one['processor']['median']:.1%}",
             f"{one['passes']:.1%}",
-            f"{one['bound']:.1%}",
-            "" if method == BASELINE else "yes" if one["met"] else "NO",
+            "" if one["bound"] is None else f"{one['bound']:.1%}",
+            "" if method == BASELINE or one["met"] is None else "yes" if one["met"] else "NO",
         )
-        costs.add_row(
-            method,
-            f"{each['probes']:.2f}",
-            f"{each['exits']:.1%}",
-            f"{each['probe']:.1f}",
-            f"{each['branch']:.1f}",
-            f"{each['probe_prefilled']:.1f}",
-            f"{each['probe_passes']:.1f}",
-            f"{each['asking']:.2f} s",
-            f"{each['prefilled']:.1f}",
-        )
+        names = ("probes", "exits", "probe", "branch", "probe_prefilled", "probe_passes")
+        probes.add_row(method, *(f"{each[name]:.2f}" for name in names), f"{each['asking']:.2f} s")
+        costs.add_row(method, *(f"{each[name]:.1f}" for name in ("requests", "prefilled", "cached", "passes")))
     console.print(times)
+    console.print(probes)
     console.print(costs)
 
 
-async def compare(options: argparse.Namespace) -> None:
-    methods = [parse_method(spelled) for spelled in (BASELINE, *options.methods)]
-    thinking = ThinkingFormat.parse(options.thinking_format) if options.thinking_format else None
-    settings = {"max_batch": options.max_batch, "threads": options.threads}
-    loaded: Any = load_engine(options.engine, options.model, thinking=thinking, **settings)
+def chosen(spelled: Sequence[str] | None, model: str, engine: Any) -> list[Method]:
+    """Plain decoding and the methods to compare with it, less those that the engine cannot serve."""
+    own = {text.partition(":")[0]: text for text in lab_spellings()} if model in SHIPPED else {}
+    methods = [parse_method(BASELINE)]
+    for text in spelled or [own.get(name, name) for name in EARLY]:
+        method = parse_method(text)
+        try:
+            method.check(engine)
+        except EngineError as error:
+            print(f"left out: {error}", flush=True)
+        else:
+            methods.append(method)
+    return methods
+
+
+async def compare(options: argparse.Namespace, regime: Regime) -> None:
+    methods = chosen(options.methods, options.model, regime.loaded)
     problems = load_problems(options.problems, limit=options.limit).problems
     given = {"max_tokens": options.max_tokens, "temperature": options.temperature, "top_p": options.top_p}
-    sampling = replace(loaded.default_sampling, **{name: value for name, value in given.items() if value is not None})
+    given = {name: value for name, value in given.items() if value is not None}
+    sampling = replace(regime.loaded.default_sampling, **given)
     rounds: list[dict[str, Arm]] = []
     with GraderPool(workers=1) as graders:
         for number in range(options.rounds):
             turn = number % len(methods)
             arms = {}
             for method in [*methods[turn:], *methods[:turn]]:
-                arms[str(method)] = await measure(loaded, method, problems, sampling, graders, options)
+                arms[str(method)] = await measure(regime, method, problems, sampling, graders, options)
             rounds.append({str(method): arms[str(method)] for method in methods})
-    found = verdicts(rounds, len(problems))
-    loaded.close()
+    found = verdicts(rounds, len(problems), MARGINS[options.engine])
     plain = found[BASELINE]["per_problem"]
     show(
         found,
         f"{options.model} on {options.engine}, {len(problems)} problems of {options.problems}, "
         f"{options.concurrency} at once, {options.rounds} rounds; plain: {plain['retained']:.0f} tokens and "
-        f"{1000 * plain['seconds']:.0f} ms a problem",
+        f"{1000 * plain['seconds']:.0f} ms, {1000 * plain['processor_seconds']:.0f} of a processor, a problem",
     )
     if options.json:
         written = {
@@ -302,11 +282,11 @@ async def compare(options: argparse.Namespace) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="lab")
-    parser.add_argument("--engine", choices=["transformers", "vllm"], default="transformers")
+    parser.add_argument("--engine", choices=[*MARGINS], default="transformers")
     parser.add_argument("--problems", default="lab:test")
     parser.add_argument("--limit", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--methods", nargs="+", default=["deer", "deer:parallel=true"], help="besides plain")
+    parser.add_argument("--methods", nargs="+", help=f"besides plain; {', '.join(EARLY)} unless named")
     parser.add_argument("--concurrency", type=int, default=32, help="problems under way at once")
     parser.add_argument("--max-batch", type=int, default=64, help="rows of the engine; probes are rows, too")
     parser.add_argument("--max-tokens", type=int)
@@ -318,7 +298,11 @@ def main() -> None:
     parser.add_argument("--thinking-format")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", metavar="FILE", help="write all numbers there")
-    asyncio.run(compare(parser.parse_args()))
+    options = parser.parse_args()
+    thinking = ThinkingFormat.parse(options.thinking_format) if options.thinking_format else None
+    settings = {"max_batch": options.max_batch, "threads": options.threads}
+    with opened(options.engine, options.model, thinking=thinking, **settings) as regime:
+        asyncio.run(compare(options, regime))
 
 
 if __name__ == "__main__":
