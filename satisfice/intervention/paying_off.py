@@ -1,0 +1,58 @@
+"""Where early exit saves time and where it costs more than it saves: what was measured, as data.
+
+The table of docs/results/early-exit.md, by `benchmarks/early_exit.py`: the lab's model, its own spelling of each method,
+one thread. Time is processor time, of the server too where there is one, because the machine had other work.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from satisfice.engines.base import Engine
+from satisfice.intervention.composed import Composed
+from satisfice.intervention.method import Method
+
+ENGINES = {
+    "transformers": "the transformers engine",
+    "vllm": "vLLM in this process",
+    "openai": "a vLLM server over HTTP",
+}
+"""What each engine is called in a sentence, by what its name begins with."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One method on one engine.
+
+    Attributes:
+        method, engine: by name.
+        kept: share of plain decoding's response tokens that it kept.
+        alone: its time over that of plain decoding, one problem at a time.
+        together: the same with 32 problems at once.
+    """
+
+    method: str
+    engine: str
+    kept: float
+    alone: float
+    together: float
+
+
+MEASURED: tuple[Measured, ...] = ()
+
+
+def slower(methods: Iterable[Method], engine: Engine) -> list[str]:
+    """A sentence for each method that is known to cost more time on this engine than it saves.
+
+    Args:
+        methods: that were chosen; of a strategy joined with a control the strategy is meant.
+        engine: that they are to run on.
+    """
+    kind = engine.name.partition(":")[0]
+    names = {(each.strategy if isinstance(each, Composed) else each).name for each in methods}
+    return [
+        f"{one.method} costs more time than it saves on {ENGINES[kind]}, as far as was measured: it kept "
+        f"{one.kept:.0%} of plain's tokens and took {one.alone:.2f} times its time one problem at a time, "
+        f"{one.together:.2f} times with 32 at once (docs/results/early-exit.md)"
+        for one in MEASURED
+        if one.engine == kind and one.method in names and max(one.alone, one.together) > 1
+    ]
