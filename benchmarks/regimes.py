@@ -212,7 +212,7 @@ def _served(stack: ExitStack, model: str, thinking: Any, max_batch: int, threads
         OMP_NUM_THREADS=str(threads),
     )  # fmt: skip
     try:
-        running.wait()
+        running.wait(1800)  # seconds: on a machine that is busy with other work a start takes minutes
         loaded = load_engine(
             "openai", "lab", base_url=f"{running.url}/v1", tokenizer=str(source), thinking=thinking,
             max_batch=max_batch,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from satisfice.cli.certified import warn_of_time
 from satisfice.cli.console import FAILED, INTERRUPTED, complain, console
 from satisfice.cli.options import (
     PROMISE,
@@ -117,6 +118,7 @@ def calibrate(
     )
     again = "the same command goes on from there"
     with engine.opened(settings) as opened:
+        warn_of_time(settings, opened)
         over = sampling.over(opened)
         experiment = Experiment(
             problem_set,

@@ -1,5 +1,6 @@
-"""Certificates on the command line: whose method is taken, and a warning where it promises nothing."""
+"""What is said of a method before it is used: the certificate that it comes from, and what is known against it."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -7,6 +8,7 @@ from satisfice.cli.console import complain
 
 if TYPE_CHECKING:
     from satisfice.engines.base import Engine, Sampling
+    from satisfice.intervention import Method
     from satisfice.runs.certificate import Certificate
 
 
@@ -41,4 +43,12 @@ def warn_of_differences(
     if certificate is None:
         return
     for said in warnings(certificate, Place.of(engine, sampling, instruction=instruction, system=system)):
+        complain(f"warning: {said}")
+
+
+def warn_of_time(methods: "Iterable[Method]", engine: "Engine") -> None:
+    """Say which methods are known to cost more time on this engine than they save."""
+    from satisfice.intervention.paying_off import slower
+
+    for said in slower(methods, engine):
         complain(f"warning: {said}")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from satisfice.cli.certified import certificate_of, warn_of_differences
+from satisfice.cli.certified import certificate_of, warn_of_differences, warn_of_time
 from satisfice.cli.console import FAILED, INTERRUPTED, complain, console
 from satisfice.cli.options import (
     EngineOptions,
@@ -87,6 +87,7 @@ def run_methods(
         if logprobs and not experiment.logprobs:
             complain(f"no log-probabilities are kept, because {opened.name} gives none")
         check(opened, experiment)
+        warn_of_time(experiment.methods, opened)
         warn_of_differences(certificate, opened, experiment.sampling, experiment.instruction, experiment.system)
         if certificate is not None and certificate.asked.get("problems_digest") == problem_set.digest:
             complain(f"warning: {calibrated} was calibrated on these very problems: compare on others")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from satisfice.cli.certified import certificate_of, warn_of_differences
+from satisfice.cli.certified import certificate_of, warn_of_differences, warn_of_time
 from satisfice.cli.options import (
     Calibrated,
     ConfidenceIfGiven,
@@ -144,10 +144,12 @@ def serve(
         files = [read_certificate(spelled) for spelled in given.values() if spelled.endswith(".json")]
         for each in [*([certificate] if certificate is not None else []), *files]:
             warn_of_differences(each, opened, replace(opened.default_sampling, max_tokens=most), "", "")
+        efforts = efforts_from(given, opened.levels)
+        warn_of_time([chosen, *efforts.values()], opened)
         settings = Settings(
             server.served_name or engine.model,
             chosen,
-            efforts_from(given, opened.levels),
+            efforts,
             keys,
             bounds.max_concurrency,
             bounds.max_queue,

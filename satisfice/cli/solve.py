@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from satisfice.cli.certified import certificate_of, warn_of_differences
+from satisfice.cli.certified import certificate_of, warn_of_differences, warn_of_time
 from satisfice.cli.console import INTERRUPTED, console, printable
 from satisfice.cli.options import Calibrated, EngineOptions, MethodName, Plugins, SamplingOptions, System
 
@@ -37,6 +37,7 @@ def solve(
 
     with engine.opened([chosen]) as opened:
         chosen.check(opened)
+        warn_of_time([chosen], opened)
         over = sampling.over(opened)
         warn_of_differences(certificate, opened, over, "", system)
         problem = Problem("question", question, "", system=system)

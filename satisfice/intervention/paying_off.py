@@ -1,7 +1,7 @@
 """Where early exit saves time and where it costs more than it saves: what was measured, as data.
 
-The table of docs/results/early-exit.md, by `benchmarks/early_exit.py`: the lab's model, its own spelling of each method,
-one thread. Time is processor time, of the server too where there is one, because the machine had other work.
+The table of docs/results/early-exit.md, by `benchmarks/early_exit.py`: the lab's model, its own spelling of each
+method, one thread. Time is processor time, of the server too where there is one, because the machine had other work.
 """
 
 from collections.abc import Iterable
