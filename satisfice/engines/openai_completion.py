@@ -17,6 +17,9 @@ from satisfice.thinking import decode
 if TYPE_CHECKING:
     from satisfice.engines.openai import OpenAIEngine
 
+MOST_STOPS = 4
+"""Stops that the protocol lets a request have; vLLM refuses more. Whichever are left over are looked for here."""
+
 
 @dataclass
 class Completion:
@@ -101,7 +104,7 @@ class Completion:
                     self._beyond += self._ended is not None
                     self._take(chunk)
                     # What a server ends by itself is read to its end, where it says what the prompt cost.
-                    if self._ended and not self._offer.finds_stops and self._ended[0] == "stop":
+                    if self._ended and self._ends_here(*self._ended[:2]):
                         break
                     if self._beyond > self._slack():
                         connection.say(
@@ -122,6 +125,11 @@ class Completion:
             if completion_tokens is None and self._offer.dialect.gives_ids:
                 completion_tokens = self.usage.generated - before
             self._end(last.finish, last.stopped_by, completion_tokens)
+
+    def _ends_here(self, finish: str, stopped_by: str | int | None) -> bool:
+        """Whether the server does not know of the end of the answer, and would go on."""
+        told = self._offer.finds_stops and stopped_by not in self.sampling.stop[MOST_STOPS:]
+        return finish == "stop" and not told
 
     def _slack(self) -> int:
         """What may come after the end; where texts are encoded again, our count may be ahead of the server's."""
@@ -213,6 +221,8 @@ class Completion:
         }
         if not self._offer.finds_stops:
             body.pop("stop", None)
+        elif "stop" in body:
+            body["stop"] = body["stop"][:MOST_STOPS]
         if self.control is not None:
             body["vllm_xargs"] = {CONTROL_KEY: encode_control(self.control)}
         return body

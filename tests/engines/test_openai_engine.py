@@ -47,6 +47,17 @@ async def test_the_token_that_completes_a_stop_is_kept_and_ends_the_request(kind
     assert ("stop" in server.requests[0]) == (kind == "vllm")
 
 
+async def test_more_stops_than_the_protocol_takes_are_looked_for_here(serve, load, prompt, answer):
+    server = serve("vllm", pause=0.005)
+    engine = load(server)
+    stops = ("never", "nowhere", "not at all", "at no time", "</think>")
+    generation = await engine.generate(prompt, sampled(stop=stops))
+    assert server.requests[0]["stop"] == list(stops[:4])
+    assert (generation.finish, generation.stopped_by) == ("stop", "</think>")
+    assert decode(engine.tokenizer, generation.ids).endswith("</think>")
+    assert generation.ids == answer[: len(generation.ids)]
+
+
 async def test_tokens_that_came_in_one_message_with_a_stop_are_thrown_away(serve, load, prompt, answer):
     server = serve("llamacpp", chunk=4)
     engine = load(server)
