@@ -58,7 +58,7 @@ class RowCache(Cache):
 
     # -- what the engine calls
 
-    def aim(self, window: slice | torch.Tensor, positions: torch.Tensor, visible: int) -> None:
+    def aim(self, window: slice | list[int], positions: torch.Tensor, visible: int) -> None:
         """Say what the next forward pass writes and sees.
 
         Args:
@@ -66,10 +66,12 @@ class RowCache(Cache):
             positions: (B, S) where each new token goes in its row.
             visible: how many positions every row of the window shows; the mask hides what is not a row's own.
         """
-        self._window, self._positions, self._visible = window, positions, visible
+        self._positions, self._visible = positions, visible
         if isinstance(window, slice):
-            window = torch.arange(window.start, window.stop, device=positions.device)
-        self._row_index = window[:, None]
+            self._window, rows = window, torch.arange(window.start, window.stop, device=positions.device)
+        else:
+            self._window = rows = torch.tensor(window, device=positions.device)
+        self._row_index = rows[:, None]
 
     def resize(self, rows: int, length: int) -> None:
         """Make room for `rows` rows of `length` tokens, keeping what fits of the first rows."""

@@ -480,9 +480,9 @@ class TransformersEngine(ThreadedEngine[RowRequest]):
             # Padding is written after a row's own tokens and overwritten when the row gets there.
             offsets = torch.arange(width, device=self.device)
             positions = (start[:, None] + offsets).clamp(max=self._cache.length - 1)
-            window: slice | torch.Tensor = slice(rows[0].row, rows[-1].row + 1)
+            window: slice | list[int] = slice(rows[0].row, rows[-1].row + 1)
             if rows[-1].row - rows[0].row >= len(rows):
-                window = torch.tensor([request.row for request in rows], device=self.device)
+                window = [request.row for request in rows]
             logits = self._forward(ids, positions, window, logits_to_keep=0 if scoring else 1)
             for index, (request, part) in enumerate(zip(rows, parts, strict=True)):
                 if request.score_from is not None:
@@ -624,10 +624,10 @@ class TransformersEngine(ThreadedEngine[RowRequest]):
         self._rows_changed = False
 
     def _forward(
-        self, ids: torch.Tensor, positions: torch.Tensor, window: slice | torch.Tensor, logits_to_keep: int
+        self, ids: torch.Tensor, positions: torch.Tensor, window: slice | list[int], logits_to_keep: int
     ) -> torch.Tensor:
         """One forward pass; (B, S) ids at (B, S) positions of the rows in `window`, giving (B, S or 1, V) logits."""
-        rows = range(window.start, window.stop) if isinstance(window, slice) else window.tolist()
+        rows = range(window.start, window.stop) if isinstance(window, slice) else window
         running = {request.row: request for request in self._running}
         visible = max(len(running[row].ids) for row in rows if row in running)
         self._cache.aim(window, positions, visible)

@@ -52,7 +52,7 @@ def test_rows_that_do_not_lie_side_by_side_take_part_together():
     cache = RowCache()
     cache.resize(4, 8)
     fill(cache, slice(0, 4), 0, 3)
-    cache.aim(torch.tensor([3, 1]), torch.tensor([[3], [2]]), 4)
+    cache.aim([3, 1], torch.tensor([[3], [2]]), 4)
     new = torch.tensor([7.0, 9.0])[:, None, None, None].expand(-1, 3, -1, 2)
     keys, values = cache.update(new, -new, 0)
     assert keys[:, 0, :, 0].tolist() == [[300, 301, 302, 7], [100, 101, 9, 0]]
