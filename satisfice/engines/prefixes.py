@@ -55,8 +55,8 @@ class Segment:
     def append(self, ids: Sequence[int], pages: Pages, made: bytes) -> None:
         """Go on with tokens and a copy of their keys and values."""
         if len(self.ids) % PAGE:
-            last = self.pages.pop()
-            pages = [tuple(map(_joined, *pairs)) for pairs in zip(last, pages, strict=True)]  # type: ignore[misc]
+            pairs = zip(self.pages.pop(), pages, strict=True)
+            pages = [(torch.cat([k, keys], 1), torch.cat([v, values], 1)) for (k, v), (keys, values) in pairs]
         tokens = pages[0][0].shape[1]
         self.pages += [_cut(pages, first, first + PAGE) for first in range(0, tokens, PAGE)]
         self.ids += ids
@@ -90,11 +90,6 @@ class Prefix:
 
     path: list[Segment]
     tokens: int
-
-    @property
-    def ids(self) -> list[int]:
-        """Its tokens."""
-        return [token for segment, end in self._ends() for token in segment.ids[: end - segment.start]]
 
     @property
     def made(self) -> bytes:
@@ -263,10 +258,6 @@ def common_prefix(left: Sequence[int], right: Sequence[int], place: int = 0, lim
             return next(at for at in range(same, end) if left[at] != right[place + at])
         same, stride = end, min(2 * stride, STRIDE)
     return same
-
-
-def _joined(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    return torch.cat([left, right], dim=1)
 
 
 def _cut(pages: Pages, first: int, last: int) -> Pages:

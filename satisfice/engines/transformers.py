@@ -52,6 +52,10 @@ FIRST_LENGTH = 256
 """Tokens a row has room for at first; doubled as rows grow."""
 
 
+Source = Prefix | RowRequest | Parked
+"""What a request may take tokens over from: a stored prefix, a row that runs, a row that is parked."""
+
+
 class TransformersEngine(ThreadedEngine[RowRequest]):
     """In-flight batching over a Transformers model.
 
@@ -354,7 +358,7 @@ class TransformersEngine(ThreadedEngine[RowRequest]):
 
     def _best_source(
         self, request: RowRequest, known: int, near: Parked | None, there: int
-    ) -> tuple[Prefix | RowRequest | Parked | None, int]:
+    ) -> tuple[Source | None, int]:
         """Whatever shares most of the first `known` tokens of a request: a stored prefix, a running or parked row.
 
         Args:
@@ -363,7 +367,7 @@ class TransformersEngine(ThreadedEngine[RowRequest]):
             near: the parked row that shares most of them.
             there: how many it shares.
         """
-        best: Prefix | RowRequest | Parked | None = near
+        best: Source | None = near
         shared = 0 if near is None else self._reusable(request, near, there)
         if shared == known:
             return best, shared
@@ -378,7 +382,7 @@ class TransformersEngine(ThreadedEngine[RowRequest]):
                     best, shared = running, length
         return best, shared
 
-    def _reusable(self, request: RowRequest, source: Prefix | RowRequest | Parked, shared: int) -> int:
+    def _reusable(self, request: RowRequest, source: Source, shared: int) -> int:
         """How many of the first `shared` tokens of a computed sequence a request may take over."""
         if not self._sparse_layers:
             return shared
@@ -388,7 +392,7 @@ class TransformersEngine(ThreadedEngine[RowRequest]):
         )
         return sparse.reusable(source.made, shared, request.prompt_length, scoring=request.scoring, goes_on=goes_on)
 
-    def _choose_row(self, source: Any, shared: int, near: int, there: int) -> tuple[int, int]:
+    def _choose_row(self, source: Source | None, shared: int, near: int, there: int) -> tuple[int, int]:
         """The row for a request, and how many of the tokens that it takes over are in there already.
 
         Args:
@@ -404,7 +408,7 @@ class TransformersEngine(ThreadedEngine[RowRequest]):
             return self._rows.free(self.max_batch), 0
         return near, min(there, shared)
 
-    def _fill(self, row: int, source: Prefix | RowRequest | Parked | None, first: int, last: int) -> None:
+    def _fill(self, row: int, source: Source | None, first: int, last: int) -> None:
         """Copy tokens from one place to another of what a request takes over into its row."""
         if source is None or first == last:
             return

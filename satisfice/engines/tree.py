@@ -342,10 +342,11 @@ class Forest:
         """Compute all of a tree but its leaves, except for what is stored of its prompt."""
         pending = tree.inner()
         prompt = min(tree.prompt, len(pending))
-        known = store.find(tree.tokens, prompt)
-        shared = 0 if known is None else known.tokens
-        for place, pages in known.pages(0, shared) if known is not None else ():
-            self._cache.put(row, place, pages)
+        known, shared = store.find(tree.tokens, prompt), 0
+        if known is not None:
+            shared = known.tokens
+            for place, pages in known.pages(0, shared):
+                self._cache.put(row, place, pages)
         tree.usage.cached += shared
         for start in range(shared, len(pending), self._chunk):
             slots = pending[start : start + self._chunk]
