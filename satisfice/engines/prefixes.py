@@ -54,11 +54,15 @@ class Segment:
 
     def append(self, ids: Sequence[int], pages: Pages, made: bytes) -> None:
         """Go on with tokens and a copy of their keys and values."""
-        if len(self.ids) % PAGE:
+        rest = len(self.ids) % PAGE
+        if rest:
             pairs = zip(self.pages.pop(), pages, strict=True)
             pages = [(torch.cat([k, keys], 1), torch.cat([v, values], 1)) for (k, v), (keys, values) in pairs]
-        tokens = pages[0][0].shape[1]
-        self.pages += [_cut(pages, first, first + PAGE) for first in range(0, tokens, PAGE)]
+        tokens = rest + len(ids)
+        if rest and tokens <= PAGE:
+            self.pages.append(pages)
+        else:
+            self.pages += [_cut(pages, first, first + PAGE) for first in range(0, tokens, PAGE)]
         self.ids += ids
         self.made += made
 

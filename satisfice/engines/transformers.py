@@ -526,16 +526,16 @@ class TransformersEngine(ThreadedEngine[RowRequest]):
     def _step(self) -> None:
         self._rows_changed |= self._rows.close_gaps()
         # The newest token of each row is about to be computed, so every row needs room for all it has.
-        rows, length = self._rows.occupied, self._rows.longest
-        if self._crowded(rows, len(self._running), length):
+        used, length = self._rows.occupied, self._rows.longest
+        if self._crowded(used, len(self._running), length):
             self._rows.close_up()
             self._rows_changed = True
-            rows, length = self._rows.occupied, self._rows.longest
-        while not self._make_room(rows, length):
+            used, length = self._rows.occupied, self._rows.longest
+        while not self._make_room(used, length):
             # The newest row gives way.
             self._preempt(self._running[-1])
             self._rows.close_up()
-            rows, length = self._rows.occupied, self._rows.longest
+            used, length = self._rows.occupied, self._rows.longest
         if self._rows_changed:
             self._rebuild_rows()
         self.peak_batch = max(self.peak_batch, len(self._running))
