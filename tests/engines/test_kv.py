@@ -45,7 +45,7 @@ def test_rows_keep_their_tokens_when_moved_resized_and_copied():
     cache.move(1, 4, 2, 4)
     assert written(cache)[0][4, 1, :5, 0].tolist() == [0, 201, 102, 103, 0]
     cache.resize(2, 5)
-    assert written(cache, 1)[1][0, 2, :, 1].tolist() == [-1100 - n for n in range(5)]
+    assert written(cache, 1)[1][0, 2, :, 1].tolist() == [-1200 - n for n in range(5)]
 
 
 def test_rows_that_do_not_lie_side_by_side_take_part_together():
