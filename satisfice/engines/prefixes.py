@@ -132,6 +132,10 @@ class PrefixStore:
         self._ends: OrderedDict[Segment, None] = OrderedDict()
         """Segments with tokens that no child needs, the least recently used first."""
 
+    def __len__(self) -> int:
+        """How many stored sequences are no mere beginnings of others."""
+        return len(self._ends)
+
     def find(self, ids: Sequence[int], limit: int) -> Prefix | None:
         """The longest stored prefix of the first `limit` tokens, where there is one worth taking."""
         path, place = self._walk(ids, limit)

@@ -152,7 +152,7 @@ def test_the_longest_match_is_found_among_many_that_share_a_head():
         store_in(store, head + tail)
     for tail in tails:
         assert_holds(store, [*head, *tail[:2], 999], len(head) + 2)
-    assert store.tokens == 20 + 20 + 20 * 5 * 10
+    assert (store.tokens, len(store)) == (20 + 20 + 20 * 5 * 10, 100)
 
 
 def test_what_does_not_fit_or_is_too_short_is_not_stored():
