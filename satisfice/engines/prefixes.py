@@ -268,6 +268,12 @@ def common_prefix(left: Sequence[int], right: Sequence[int], place: int = 0, lim
     return same
 
 
+def ends_alike(left: Sequence[int], right: Sequence[int], tokens: int) -> bool:
+    """Whether the last few of the first `tokens` tokens of two sequences are the same, as they are if all are."""
+    few = slice(max(0, tokens - LEAST), tokens)
+    return left[few] == right[few] and len(left) >= tokens
+
+
 def _cut(pages: Pages, first: int, last: int) -> Pages:
     """A copy of some tokens."""
     return [(keys[:, first:last].clone(), values[:, first:last].clone()) for keys, values in pages]

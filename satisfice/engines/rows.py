@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import torch
 
 from satisfice.engines.kv import RowCache
-from satisfice.engines.prefixes import LEAST, common_prefix
+from satisfice.engines.prefixes import LEAST, common_prefix, ends_alike
 from satisfice.engines.threaded import Request
 
 GRACE = 8
@@ -108,10 +108,12 @@ class Rows:
         """The parked row with most of the first `limit` tokens of a request, and how many; -1 where there is none."""
         best, most = -1, LEAST - 1
         for row, parked in self.parked.items():
-            if parked.long is request.long:
+            if parked.long is request.long and ends_alike(parked.ids, request.ids, most + 1):
                 shared = min(common_prefix(parked.ids, request.ids, limit=limit), parked.computed)
                 if shared > most:
                     best, most = row, shared
+            if most == limit:
+                break
         return best, most if best >= 0 else 0
 
     def free(self, most: int) -> int:

@@ -27,13 +27,14 @@ from satisfice.engines.base import (
     TokenTree,
     Usage,
     check_prompt,
+    check_tokens,
 )
 from satisfice.engines.checkpoint import cache_bytes, digest_of, end_of_text_ids, recommended
 from satisfice.engines.choosing import Choice, choose, entropy_of
 from satisfice.engines.control_batch import ControlBatch, Markers
 from satisfice.engines.control_setting import Control
 from satisfice.engines.kv import RowCache
-from satisfice.engines.prefixes import LEAST, Prefix, PrefixStore, common_prefix
+from satisfice.engines.prefixes import LEAST, Prefix, PrefixStore, common_prefix, ends_alike
 from satisfice.engines.pretrained import load_pretrained
 from satisfice.engines.rotary import RowwiseRotary
 from satisfice.engines.rows import Parked, RowRequest, Rows
@@ -191,6 +192,7 @@ class TransformersEngine(ThreadedEngine[RowRequest]):
             raise EngineError(f"{self.name} grows no trees: {self.lacking[Capability.TREE]}")
         ids = list(prompt_ids)
         self._check(ids, len(ids) + sampling.max_tokens)
+        check_tokens(self.name, ids, self._vocabulary)
         if self._is_long(len(ids) + sampling.max_tokens):
             assert self._rotary is not None
             assert self._rotary.limit is not None
@@ -232,11 +234,14 @@ class TransformersEngine(ThreadedEngine[RowRequest]):
         return Divergences([request.divergences for request in requests], usage)
 
     def _check(self, ids: Sequence[int], room: int) -> None:
-        """Refuse a prompt that cannot be served, or not with as many tokens after it as `room` takes."""
+        """Refuse a prompt that cannot be served, or not with as many tokens after it as `room` takes.
+
+        Its tokens are looked at when it is taken in: then it is known which of them were computed before.
+        """
         # The newest token has no keys and values until the next step, so it needs no room.
         limit = min(self.context_length, self.max_batch_tokens)
         what = "context length" if limit == self.context_length else "max_batch_tokens"
-        check_prompt(self.name, ids, room, limit, vocabulary=self._vocabulary, what=what)
+        check_prompt(self.name, ids, room, limit, what=what)
 
     def _new_request(self, ids: list[int], sampling: Sampling) -> RowRequest:
         return RowRequest(ids, sampling)
@@ -315,6 +320,9 @@ class TransformersEngine(ThreadedEngine[RowRequest]):
                 request.long = self._is_long(len(request.ids))
                 near, there = self._rows.nearest(request, known)
                 source, shared = self._best_source(request, known, self._rows.parked.get(near), there)
+                if self._refused(request, shared):
+                    self._waiting.popleft()
+                    continue
                 awaited = self._about_to_compute(request, known, max(shared + 1, LEAST))
                 if awaited is not None:
                     break  # once that is done, this one can copy it
@@ -346,6 +354,15 @@ class TransformersEngine(ThreadedEngine[RowRequest]):
             elif not self._stepwise(wave):
                 self._prefill(first)
 
+    def _refused(self, request: RowRequest, shared: int) -> bool:
+        """Whether a request has tokens that there are not, beyond those that it shares with what was computed."""
+        try:
+            check_tokens(self.name, request.ids[shared:], self._vocabulary)
+        except EngineError as error:
+            request.result.set_exception(error)
+            return True
+        return False
+
     def _stepwise(self, wave: list[RowRequest]) -> bool:
         """Whether new rows take in the rest of their prompts with the decoding steps, one token a step.
 
@@ -375,8 +392,9 @@ class TransformersEngine(ThreadedEngine[RowRequest]):
         if stored is not None and (length := self._reusable(request, stored, stored.tokens)) > shared:
             best, shared = stored, length
         for running in self._running:
-            # A quick look at the first tokens saves the walk through rows of other problems.
-            if running.long is request.long and running.ids[:LEAST] == request.ids[:LEAST] and self._is_source(running):
+            # A quick look at what it would have to share saves the walk through most rows.
+            nearer = ends_alike(running.ids, request.ids, max(shared + 1, LEAST))
+            if nearer and running.long is request.long and self._is_source(running):
                 length = min(common_prefix(running.ids, request.ids, limit=known), running.computed)
                 if length > shared and (length := self._reusable(request, running, length)) > shared:
                     best, shared = running, length

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from satisfice.engines import prefixes
-from satisfice.engines.prefixes import LEAST, PrefixStore, Segment, common_prefix
+from satisfice.engines.prefixes import LEAST, PrefixStore, Segment, common_prefix, ends_alike
 
 reproducible = settings(deadline=None, derandomize=True, max_examples=150)
 
@@ -228,6 +228,12 @@ def test_a_segment_crops_and_grows_within_pages(monkeypatch):
 )
 def test_common_prefix(left, right, length):
     assert common_prefix(left, right) == length
+
+
+def test_sequences_with_much_in_common_end_alike():
+    left, right = list(range(40)), [*range(30), 99, *range(31, 40)]
+    found = [tokens for tokens in range(1, 45) if ends_alike(left, right, tokens)]
+    assert found == [*range(1, 31), *range(31 + LEAST, 41)]
 
 
 def test_common_prefixes_of_long_sequences():
