@@ -263,6 +263,17 @@ class TokenTree(ABC):
     async def __aexit__(self, *failure: object) -> None: ...
 
 
+def check_tokens(name: str, ids: Sequence[int], vocabulary: int) -> None:
+    """Refuse tokens, of which there is at least one, that are not in the vocabulary of the engine `name`.
+
+    Raises:
+        EngineError: one is not.
+    """
+    if not 0 <= min(ids) <= max(ids) < vocabulary:
+        wrong = next(token for token in ids if not 0 <= token < vocabulary)
+        raise EngineError(f"token id {wrong} is not in the vocabulary of {name}, 0..{vocabulary - 1}")
+
+
 def check_prompt(
     name: str, ids: Sequence[int], room: int, limit: int, *, vocabulary: int | None = None, what: str = "context length"
 ) -> None:
@@ -281,9 +292,8 @@ def check_prompt(
     """
     if not ids:
         raise EngineError("a prompt needs at least one token")
-    if vocabulary is not None and not 0 <= min(ids) <= max(ids) < vocabulary:
-        wrong = next(token for token in ids if not 0 <= token < vocabulary)
-        raise EngineError(f"token id {wrong} is not in the vocabulary of {name}, 0..{vocabulary - 1}")
+    if vocabulary is not None:
+        check_tokens(name, ids, vocabulary)
     if room > limit:
         raise EngineError(
             f"{len(ids)} prompt tokens and {room - len(ids)} new ones exceed the {what} of {name}, {limit}: lower "

@@ -1,22 +1,10 @@
-"""Keys and values: the cache that running rows share with a model's forward pass, and the store of past prefixes.
+"""Keys and values: the cache that running rows share with a model's forward pass.
 
-Rows are kept side by side in one tensor a layer, right-padded, so that a decoding step reads views and copies
-nothing; a row that finishes hands its place to the last one. What a finished row has computed moves to the prefix
-store, from where any later request that begins with the same tokens copies it instead of computing it.
+Rows are kept side by side in one tensor a layer, right-padded, so that a decoding step reads views and copies nothing.
 """
-
-from collections import OrderedDict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 
 import torch
 from transformers import Cache
-
-BLOCK = 8
-"""Tokens a link of the prefix store's hash chain; shorter common prefixes are not worth looking for."""
-
-STRIDE = 64
-"""Tokens that are compared at once where two sequences are; a chain may have many thousands."""
 
 Pages = list[tuple[torch.Tensor, torch.Tensor]]
 """Keys and values of one sequence, a pair of (heads, tokens, dimension) a layer."""
@@ -36,7 +24,7 @@ class RowCache(Cache):
         self.length = 0
         self._keys: list[torch.Tensor] = []
         self._values: list[torch.Tensor] = []
-        self._window = slice(0, 0)
+        self._window: slice | torch.Tensor = slice(0, 0)
         self._visible = 0
         self._positions = torch.empty(0, dtype=torch.int64)
         self._row_index = torch.empty(0, dtype=torch.int64)
@@ -70,16 +58,20 @@ class RowCache(Cache):
 
     # -- what the engine calls
 
-    def aim(self, window: slice, positions: torch.Tensor, visible: int) -> None:
+    def aim(self, window: slice | list[int], positions: torch.Tensor, visible: int) -> None:
         """Say what the next forward pass writes and sees.
 
         Args:
-            window: the rows that take part, side by side.
+            window: the rows that take part; what they hold is copied where they do not lie side by side.
             positions: (B, S) where each new token goes in its row.
             visible: how many positions every row of the window shows; the mask hides what is not a row's own.
         """
-        self._window, self._positions, self._visible = window, positions, visible
-        self._row_index = torch.arange(window.start, window.stop, device=positions.device)[:, None]
+        self._positions, self._visible = positions, visible
+        if isinstance(window, slice):
+            self._window, rows = window, torch.arange(window.start, window.stop, device=positions.device)
+        else:
+            self._window = rows = torch.tensor(window, device=positions.device)
+        self._row_index = rows[:, None]
 
     def resize(self, rows: int, length: int) -> None:
         """Make room for `rows` rows of `length` tokens, keeping what fits of the first rows."""
@@ -90,122 +82,20 @@ class RowCache(Cache):
                 store[layer] = self._empty(old)
                 store[layer][:keep_rows, :, :keep_length] = old[:keep_rows, :, :keep_length]
 
-    def move(self, source: int, target: int, tokens: int) -> None:
-        """Copy the first `tokens` tokens of one row over another."""
+    def move(self, source: int, target: int, first: int, last: int) -> None:
+        """Copy the tokens from one place to another of a row into another row."""
         for store in (self._keys, self._values):
             for layer in store:
-                layer[target, :, :tokens] = layer[source, :, :tokens]
+                layer[target, :, first:last] = layer[source, :, first:last]
 
-    def take(self, row: int, tokens: int) -> Pages:
-        """A copy of the first `tokens` tokens of a row."""
-        return [
-            (keys[row, :, :tokens].clone(), values[row, :, :tokens].clone())
-            for keys, values in zip(self._keys, self._values, strict=True)
-        ]
+    def view(self, row: int, first: int, last: int) -> Pages:
+        """The tokens from one place to another of a row, as they are now."""
+        pairs = zip(self._keys, self._values, strict=True)
+        return [(keys[row, :, first:last], values[row, :, first:last]) for keys, values in pairs]
 
-    def put(self, row: int, pages: Pages, tokens: int) -> None:
-        """Write the first `tokens` tokens of `pages` into a row."""
+    def put(self, row: int, place: int, pages: Pages) -> None:
+        """Write `pages` into a row from a place on."""
         for index, (keys, values) in enumerate(pages):
             all_keys, all_values = self._layer(index, keys[None], values[None])
-            all_keys[row, :, :tokens] = keys[:, :tokens]
-            all_values[row, :, :tokens] = values[:, :tokens]
-
-
-@dataclass(eq=False)
-class Prefix:
-    """A stored sequence.
-
-    Attributes:
-        ids: its tokens; every one of them has been computed.
-        pages: their keys and values.
-        links: hashes of its beginnings, one every `BLOCK` tokens.
-        made: of sparse decoding, how each of its tokens was computed; see `satisfice.engines.sparse.reusable`.
-        following: the token that was written after them, which is not computed; None where none was.
-    """
-
-    ids: tuple[int, ...]
-    pages: Pages
-    links: list[int] = field(default_factory=list)
-    made: bytes = b""
-    following: int | None = None
-
-
-class PrefixStore:
-    """Computed prefixes, the least recently used evicted first.
-
-    Attributes:
-        capacity: tokens held at most.
-        tokens: tokens held.
-    """
-
-    def __init__(self, capacity: int) -> None:
-        self.capacity = capacity
-        self.tokens = 0
-        self._entries: OrderedDict[int, Prefix] = OrderedDict()
-        self._by_link: dict[int, list[Prefix]] = {}
-
-    def __len__(self) -> int:
-        return len(self._entries)
-
-    def longest(self, ids: Sequence[int]) -> tuple[Prefix | None, int]:
-        """The stored sequence that shares most beginning tokens with `ids`, and how many they share."""
-        levels = list(self._walk(links(ids)))
-        if not levels:
-            return None, 0
-        # All of the last level share the same blocks, so only what follows them tells which shares most.
-        known = len(levels) * BLOCK
-        following = ids[known : known + BLOCK]
-        best = max(reversed(levels[-1]), key=lambda entry: common_prefix(entry.ids[known : known + BLOCK], following))
-        self._entries.move_to_end(id(best))
-        # Counted from the start: a hash is no proof.
-        return best, common_prefix(best.ids, ids)
-
-    def add(self, ids: Sequence[int], pages: Pages, made: bytes = b"", following: int | None = None) -> None:
-        """Store a sequence; stored sequences that are mere beginnings of it are evicted. See `Prefix`."""
-        entry = Prefix(tuple(ids), pages, links(ids), made, following)
-        if not entry.links or len(entry.ids) > self.capacity:
-            return
-        for level, candidates in enumerate(list(self._walk(entry.links)), start=1):
-            for older in list(candidates):
-                if len(older.links) == level and entry.ids[: len(older.ids)] == older.ids:
-                    self._evict(older)
-        while self.tokens + len(entry.ids) > self.capacity:
-            self._evict(next(iter(self._entries.values())))
-        self._entries[id(entry)] = entry
-        self.tokens += len(entry.ids)
-        for link in entry.links:
-            self._by_link.setdefault(link, []).append(entry)
-
-    def _walk(self, chain: Iterable[int]) -> Iterable[list[Prefix]]:
-        for link in chain:
-            candidates = self._by_link.get(link)
-            if not candidates:
-                return
-            yield candidates
-
-    def _evict(self, entry: Prefix) -> None:
-        del self._entries[id(entry)]
-        self.tokens -= len(entry.ids)
-        for link in entry.links:
-            self._by_link[link].remove(entry)
-            if not self._by_link[link]:
-                del self._by_link[link]
-
-
-def links(ids: Sequence[int]) -> list[int]:
-    """A hash of the first `BLOCK` tokens, of the first 2 * `BLOCK`, and so on; each builds on the one before."""
-    chain, link = [], 0
-    for end in range(BLOCK, len(ids) + 1, BLOCK):
-        link = hash((link, *ids[end - BLOCK : end]))
-        chain.append(link)
-    return chain
-
-
-def common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
-    """How many tokens two sequences have in common at their beginning."""
-    shortest = min(len(left), len(right))
-    for start in range(0, shortest, STRIDE):
-        end = min(start + STRIDE, shortest)
-        if list(left[start:end]) != list(right[start:end]):
-            return next(index for index in range(start, end) if left[index] != right[index])
-    return shortest
+            all_keys[row, :, place : place + keys.shape[1]] = keys
+            all_values[row, :, place : place + keys.shape[1]] = values

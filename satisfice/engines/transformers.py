@@ -10,7 +10,6 @@ but its last token is known, which makes the second sample of a prompt, a resume
 import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
 from typing import Any
 
 import psutil
@@ -28,15 +27,18 @@ from satisfice.engines.base import (
     TokenTree,
     Usage,
     check_prompt,
+    check_tokens,
 )
 from satisfice.engines.checkpoint import cache_bytes, digest_of, end_of_text_ids, recommended
 from satisfice.engines.choosing import Choice, choose, entropy_of
 from satisfice.engines.control_batch import ControlBatch, Markers
 from satisfice.engines.control_setting import Control
-from satisfice.engines.kv import BLOCK, Prefix, PrefixStore, RowCache, common_prefix
+from satisfice.engines.kv import RowCache
+from satisfice.engines.prefixes import LEAST, Prefix, PrefixStore, common_prefix, ends_alike
 from satisfice.engines.pretrained import load_pretrained
 from satisfice.engines.rotary import RowwiseRotary
-from satisfice.engines.threaded import Request, ThreadedEngine
+from satisfice.engines.rows import Parked, RowRequest, Rows
+from satisfice.engines.threaded import ThreadedEngine
 from satisfice.engines.tree import GATHERING, Forest, RowTree, Tree
 from satisfice.lab import SHIPPED
 from satisfice.thinking import ThinkingFormat
@@ -51,37 +53,8 @@ FIRST_LENGTH = 256
 """Tokens a row has room for at first; doubled as rows grow."""
 
 
-@dataclass(eq=False, repr=False)
-class RowRequest(Request):
-    """A request, and what is known of the row that it runs in.
-
-    `ids[:computed]` have keys and values in the cache; while running, all but the last token do, or all but the last
-    few where a short rest of the prompt is taken in step by step.
-
-    Attributes:
-        computed: see above.
-        made: of sparse decoding, how each of `ids[:computed]` was computed; see `sparse.reusable`.
-        slot: its place among those of its control; -1 while it does not run.
-        paused: what its control keeps while it does not run, see `ControlBatch.pause`.
-        long: whether it is computed with the rotary factors of long sequences, where the model has such.
-        kept: of a scoring, the (tokens, V) log-probabilities of each part of it, where they are asked for.
-        against: those of another scoring, all parts together, that this one's are compared with.
-        divergences: of `against` from this one's, one a token.
-    """
-
-    computed: int = 0
-    made: bytearray = field(default_factory=bytearray)
-    slot: int = -1
-    paused: tuple[torch.Tensor, ...] | None = None
-    long: bool = False
-    kept: list[torch.Tensor] | None = None
-    against: torch.Tensor | None = None
-    divergences: list[float] = field(default_factory=list)
-
-    @property
-    def behind(self) -> bool:
-        """Whether the next token to compute is not the last: what follows it is known and not chosen."""
-        return self.computed < len(self.ids) - 1
+Source = Prefix | RowRequest | Parked
+"""What a request may take tokens over from: a stored prefix, a row that runs, a row that is parked."""
 
 
 class TransformersEngine(ThreadedEngine[RowRequest]):
@@ -148,18 +121,22 @@ class TransformersEngine(ThreadedEngine[RowRequest]):
         self._markers: Markers | None = None
         self._controls: dict[type[Control], ControlBatch] = {}
 
-        self._cache = RowCache()
+        self._rows = Rows()
+        self._running = self._rows.running
         self._rotary = RowwiseRotary.of(model)
         self._store = PrefixStore(self.max_cached_tokens)
         self._long_store = PrefixStore(self.max_cached_tokens)  # what has the rotary factors of long sequences
         self._forest = Forest(self._attend, self.device, max_batch, PREFILL_CHUNK, self.name)
-        self._running: list[RowRequest] = []
         self._free_slots = list(range(max_batch))
         self._rows_changed = True
         self._choice: Choice
         self._control_rows: list[tuple[ControlBatch, torch.Tensor, torch.Tensor | None]] = []
+        self._order: list[RowRequest]
         self._positions: torch.Tensor
         self._tokens: torch.Tensor
+        self._span = slice(0, 0)
+        self._places: torch.Tensor | None = None
+        self._idle: torch.Tensor
         self.peak_batch = 0
 
     @classmethod
@@ -203,6 +180,10 @@ class TransformersEngine(ThreadedEngine[RowRequest]):
         engine.levels = loaded.levels
         return engine
 
+    @property
+    def _cache(self) -> RowCache:
+        return self._rows.cache
+
     # -- what callers ask of it
 
     def tree(self, prompt_ids: Sequence[int], sampling: Sampling, *, top: int, entropy_temperature: float) -> TokenTree:
@@ -211,6 +192,7 @@ class TransformersEngine(ThreadedEngine[RowRequest]):
             raise EngineError(f"{self.name} grows no trees: {self.lacking[Capability.TREE]}")
         ids = list(prompt_ids)
         self._check(ids, len(ids) + sampling.max_tokens)
+        check_tokens(self.name, ids, self._vocabulary)
         if self._is_long(len(ids) + sampling.max_tokens):
             assert self._rotary is not None
             assert self._rotary.limit is not None
@@ -252,11 +234,14 @@ class TransformersEngine(ThreadedEngine[RowRequest]):
         return Divergences([request.divergences for request in requests], usage)
 
     def _check(self, ids: Sequence[int], room: int) -> None:
-        """Refuse a prompt that cannot be served, or not with as many tokens after it as `room` takes."""
+        """Refuse a prompt that cannot be served, or not with as many tokens after it as `room` takes.
+
+        Its tokens are looked at when it is taken in: then it is known which of them were computed before.
+        """
         # The newest token has no keys and values until the next step, so it needs no room.
         limit = min(self.context_length, self.max_batch_tokens)
         what = "context length" if limit == self.context_length else "max_batch_tokens"
-        check_prompt(self.name, ids, room, limit, vocabulary=self._vocabulary, what=what)
+        check_prompt(self.name, ids, room, limit, what=what)
 
     def _new_request(self, ids: list[int], sampling: Sampling) -> RowRequest:
         return RowRequest(ids, sampling)
@@ -298,10 +283,9 @@ class TransformersEngine(ThreadedEngine[RowRequest]):
         self._forest.abandon(failure)
 
     def _reset(self) -> None:
-        self._running.clear()
+        self._rows.clear()
         self._waiting.clear()
         self._free_slots = list(range(self.max_batch))
-        self._cache = RowCache()
         self._store = PrefixStore(self.max_cached_tokens)
         self._long_store = PrefixStore(self.max_cached_tokens)
         self._controls.clear()
@@ -311,18 +295,17 @@ class TransformersEngine(ThreadedEngine[RowRequest]):
         # Nobody waits for these any more.
         for request in [request for request in self._waiting if request.cancelled]:
             self._waiting.remove(request)
-        for row in reversed(range(len(self._running))):
-            if self._running[row].cancelled:
-                self._leave(row)
+        for request in [request for request in self._running if request.cancelled]:
+            self._leave(request)
 
     def _is_long(self, length: int) -> bool:
         return self._rotary is not None and self._rotary.is_long(length)
 
     def _begin_again_as_long(self) -> None:
         """Preempt the rows that have grown into other rotary factors: all of their tokens are computed again."""
-        grown = [row for row, request in enumerate(self._running) if self._is_long(len(request.ids)) > request.long]
-        for row in reversed(grown):
-            self._preempt(row)
+        grown = [request for request in self._running if self._is_long(len(request.ids)) > request.long]
+        for request in reversed(grown):
+            self._preempt(request)
 
     # -- taking requests in
 
@@ -335,25 +318,30 @@ class TransformersEngine(ThreadedEngine[RowRequest]):
                 request = self._waiting[0]
                 known = len(request.ids) - 1 if request.score_from is None else request.score_from - 1
                 request.long = self._is_long(len(request.ids))
-                source, shared = self._best_source(request, known)
-                awaited = self._about_to_compute(request.ids[:known], max(shared + 1, BLOCK), request.long)
+                near, there = self._rows.nearest(request, known)
+                source, shared = self._best_source(request, known, self._rows.parked.get(near), there)
+                if self._refused(request, shared):
+                    self._waiting.popleft()
+                    continue
+                awaited = self._about_to_compute(request, known, max(shared + 1, LEAST))
                 if awaited is not None:
                     break  # once that is done, this one can copy it
                 needed = len(request.ids) + (request.score_from is None)  # room for the first new token
-                if not self._make_room(len(self._running) + 1, max(needed, self._longest())):
+                row, there = self._choose_row(source, shared, near, there)
+                rows, length = max(self._rows.occupied, row + 1), max(needed, self._rows.longest)
+                if self._crowded(rows, len(self._running) + 1, length):
+                    self._rows.close_up(keep=row if there and len(self._rows.parked) > 1 else -1)
+                    self._rows_changed = True
+                    continue
+                if not self._make_room(rows, length):
                     break
-                row = len(self._running)
-                if shared:
-                    if isinstance(source, RowRequest):
-                        self._cache.move(self._running.index(source), row, shared)
-                    elif source is not None:
-                        self._cache.put(row, source.pages, shared)
+                self._fill(row, source, there, shared)
                 request.usage.cached += shared
                 request.computed = shared
                 if self._sparse_layers:
                     request.made = bytearray(source.made[:shared]) if source is not None else bytearray()
                 request.slot = self._free_slots.pop()
-                self._running.append(self._waiting.popleft())
+                self._rows.start(self._waiting.popleft(), row)
                 wave.append(request)
                 if request.control is not None:
                     self._admit_control(request)
@@ -366,6 +354,15 @@ class TransformersEngine(ThreadedEngine[RowRequest]):
             elif not self._stepwise(wave):
                 self._prefill(first)
 
+    def _refused(self, request: RowRequest, shared: int) -> bool:
+        """Whether a request has tokens that there are not, beyond those that it shares with what was computed."""
+        try:
+            check_tokens(self.name, request.ids[shared:], self._vocabulary)
+        except EngineError as error:
+            request.result.set_exception(error)
+            return True
+        return False
+
     def _stepwise(self, wave: list[RowRequest]) -> bool:
         """Whether new rows take in the rest of their prompts with the decoding steps, one token a step.
 
@@ -376,30 +373,68 @@ class TransformersEngine(ThreadedEngine[RowRequest]):
         scoring = any(request.score_from is not None for request in wave)
         return not scoring and max(rests) <= STEPWISE and sum(rests) <= len(self._running) - len(wave)
 
-    def _best_source(self, request: RowRequest, known: int) -> tuple[Any, int]:
-        """Whatever shares most of the first `known` tokens of a request: a stored prefix or a running row."""
-        ids, long = request.ids[:known], request.long
-        best: Any
-        best, shared = (self._long_store if long else self._store).longest(ids)
-        if best is not None:
-            shared = self._reusable(request, best, shared)
+    def _best_source(
+        self, request: RowRequest, known: int, near: Parked | None, there: int
+    ) -> tuple[Source | None, int]:
+        """Whatever shares most of the first `known` tokens of a request: a stored prefix, a running or parked row.
+
+        Args:
+            request: the request.
+            known: see above.
+            near: the parked row that shares most of them.
+            there: how many it shares.
+        """
+        best: Source | None = near
+        shared = 0 if near is None else self._reusable(request, near, there)
+        if shared == known:
+            return best, shared
+        stored = (self._long_store if request.long else self._store).find(request.ids, known)
+        if stored is not None and (length := self._reusable(request, stored, stored.tokens)) > shared:
+            best, shared = stored, length
         for running in self._running:
-            # A quick look at the first tokens saves the walk through rows of other problems.
-            if running.long is long and running.ids[:BLOCK] == ids[:BLOCK] and self._is_source(running):
-                length = min(common_prefix(running.ids, ids), running.computed)
+            # A quick look at what it would have to share saves the walk through most rows.
+            nearer = ends_alike(running.ids, request.ids, max(shared + 1, LEAST))
+            if nearer and running.long is request.long and self._is_source(running):
+                length = min(common_prefix(running.ids, request.ids, limit=known), running.computed)
                 if length > shared and (length := self._reusable(request, running, length)) > shared:
                     best, shared = running, length
         return best, shared
 
-    def _reusable(self, request: RowRequest, source: Prefix | RowRequest, shared: int) -> int:
+    def _reusable(self, request: RowRequest, source: Source, shared: int) -> int:
         """How many of the first `shared` tokens of a computed sequence a request may take over."""
         if not self._sparse_layers:
             return shared
-        following = (
-            source.ids[shared] if shared < len(source.ids) or isinstance(source, RowRequest) else source.following
+        following = request.ids[shared]
+        goes_on = (
+            source.goes_on(following) if isinstance(source, Prefix) else source.ids[shared : shared + 1] == [following]
         )
-        goes_on = following == request.ids[shared]
         return sparse.reusable(source.made, shared, request.prompt_length, scoring=request.scoring, goes_on=goes_on)
+
+    def _choose_row(self, source: Source | None, shared: int, near: int, there: int) -> tuple[int, int]:
+        """The row for a request, and how many of the tokens that it takes over are in there already.
+
+        Args:
+            source: what it takes tokens over from.
+            shared: how many.
+            near: the parked row that shares most with it, -1 where there is none.
+            there: how many that shares.
+        """
+        parked = self._rows.parked.get(near)
+        # Sparse keys and values of the same tokens may differ.
+        mixes = self._sparse_layers and source is not parked
+        if parked is None or mixes or 2 * there < parked.computed:
+            return self._rows.free(self.max_batch), 0
+        return near, min(there, shared)
+
+    def _fill(self, row: int, source: Source | None, first: int, last: int) -> None:
+        """Copy tokens from one place to another of what a request takes over into its row."""
+        if source is None or first == last:
+            return
+        if isinstance(source, Prefix):
+            for place, pages in source.pages(first, last):
+                self._cache.put(row, place, pages)
+        else:
+            self._cache.move(source.row, row, first, last)
 
     def _is_source(self, row: RowRequest) -> bool:
         """Whether others may take over what a row has computed: not what a score read densely of a sparse chain."""
@@ -414,17 +449,19 @@ class TransformersEngine(ThreadedEngine[RowRequest]):
         end = len(request.ids) - 1
         return min(end, request.prompt_length - 1) if self._sparse_layers and not request.scoring else end
 
-    def _about_to_compute(self, ids: list[int], least: int, long: bool) -> int | None:
-        """The first row with a prompt not computed yet that shares `least` tokens or more with `ids`."""
-        for row, running in enumerate(self._running):
+    def _about_to_compute(self, request: RowRequest, known: int, least: int) -> int | None:
+        """The first that runs, with a prompt not computed yet, and shares `least` tokens or more of those known."""
+        for index, running in enumerate(self._running):
             end = self._prefilled_to(running)
-            sought = running.computed < end and running.long is long and self._is_source(running)
-            if sought and common_prefix(running.ids[:end], ids) >= least:
-                return row
+            sought = running.computed < end and running.long is request.long and self._is_source(running)
+            if sought and min(common_prefix(running.ids, request.ids, limit=known), end) >= least:
+                return index
         return None
 
-    def _longest(self) -> int:
-        return max((len(request.ids) for request in self._running), default=0)
+    def _crowded(self, rows: int, least: int, length: int) -> bool:
+        """Whether `rows` rows of `length` tokens do not fit, and they could be fewer: the `least` that are needed."""
+        loose = self._rows.parked or rows > least
+        return bool(loose) and rows * length > self.max_batch_tokens - self._forest.held
 
     def _make_room(self, rows: int, length: int) -> bool:
         """Whether `rows` rows of `length` tokens fit; resizes the cache where they do and it is needed."""
@@ -445,22 +482,19 @@ class TransformersEngine(ThreadedEngine[RowRequest]):
             # Rows are added by doubling too, so that a small batch does not hold memory for a large one.
             wanted = self._cache.rows if rows <= self._cache.rows else max(8, rows, 2 * self._cache.rows)
             self._cache.resize(max(rows, min(wanted, self.max_batch, limit // target)), target)
+            self._rows_changed = True
         return True
 
     def _prefill(self, first: int) -> None:
         """Compute the prompts of the rows from `first` on, all but each one's final token."""
-        wave = self._running[first:]
-        ends = [self._prefilled_to(request) for request in wave]
-        while pending := [row for row, request in enumerate(wave) if request.computed < ends[row]]:
-            low = pending[0]
-            high = next(row for row in range(low, len(wave) + 1) if row not in pending)
-            rows = wave[low:high]
+        wave = sorted(self._running[first:], key=lambda request: request.row)
+        while rows := [request for request in wave if request.computed < self._prefilled_to(request)]:
             scoring = any(request.score_from is not None for request in rows)
             most = min(PREFILL_CHUNK, SCORE_LOGITS // self._vocabulary) if scoring else PREFILL_CHUNK
             span = max(1, most // len(rows))
             parts = [
-                request.ids[request.computed : min(end, request.computed + span)]
-                for request, end in zip(rows, ends[low:high], strict=True)
+                request.ids[request.computed : min(self._prefilled_to(request), request.computed + span)]
+                for request in rows
             ]
             width = max(len(part) for part in parts)
             start = torch.tensor([request.computed for request in rows], device=self.device)
@@ -468,7 +502,10 @@ class TransformersEngine(ThreadedEngine[RowRequest]):
             # Padding is written after a row's own tokens and overwritten when the row gets there.
             offsets = torch.arange(width, device=self.device)
             positions = (start[:, None] + offsets).clamp(max=self._cache.length - 1)
-            logits = self._forward(ids, positions, slice(first + low, first + high), logits_to_keep=0 if scoring else 1)
+            window: slice | list[int] = slice(rows[0].row, rows[-1].row + 1)
+            if rows[-1].row - rows[0].row >= len(rows):
+                window = [request.row for request in rows]
+            logits = self._forward(ids, positions, window, logits_to_keep=0 if scoring else 1)
             for index, (request, part) in enumerate(zip(rows, parts, strict=True)):
                 if request.score_from is not None:
                     self._note_scores(request, part, logits[index])
@@ -477,9 +514,9 @@ class TransformersEngine(ThreadedEngine[RowRequest]):
                     request.made += bytes(len(part))
                 request.usage.prefilled += len(part)
                 request.usage.forward_passes += 1
-        for row in reversed(range(first, len(self._running))):
-            if self._running[row].score_from is not None:
-                self._leave(row).finish_scores()
+        for request in [request for request in wave if request.score_from is not None]:
+            self._leave(request)
+            request.finish_scores()
 
     def _note_scores(self, request: RowRequest, part: list[int], logits: torch.Tensor) -> None:
         """Keep what the distributions after `part` say of the tokens that follow each position."""
@@ -505,17 +542,31 @@ class TransformersEngine(ThreadedEngine[RowRequest]):
     # -- one token for every running row
 
     def _step(self) -> None:
+        self._rows_changed |= self._rows.close_gaps()
         # The newest token of each row is about to be computed, so every row needs room for all it has.
-        while not self._make_room(len(self._running), self._longest()):
+        used, length = self._rows.occupied, self._rows.longest
+        if self._crowded(used, len(self._running), length):
+            self._rows.close_up()
+            self._rows_changed = True
+            used, length = self._rows.occupied, self._rows.longest
+        while not self._make_room(used, length):
             # The newest row gives way.
-            self._preempt(len(self._running) - 1)
+            self._preempt(self._running[-1])
+            self._rows.close_up()
+            used, length = self._rows.occupied, self._rows.longest
         if self._rows_changed:
             self._rebuild_rows()
-        batch = len(self._running)
-        self.peak_batch = max(self.peak_batch, batch)
-        with self._reading():
-            logits = self._forward(self._tokens[:, None], self._positions[:, None], slice(0, batch), logits_to_keep=1)
+        self.peak_batch = max(self.peak_batch, len(self._running))
+        self._rows.steps += 1
+        tokens, positions = self._tokens, self._positions
+        if self._places is not None:  # rows in between that nobody runs in compute something, too
+            tokens = torch.zeros_like(self._idle).index_copy_(0, self._places, tokens)
+            positions = self._idle.index_copy(0, self._places, positions)
+        with self._reading(positions):
+            logits = self._forward(tokens[:, None], positions[:, None], self._span, logits_to_keep=1)
         logits = logits[:, -1].float()
+        if self._places is not None:
+            logits = logits[self._places]
         noted = self._note_distributions(logits)
         for controls, slots, rows in self._control_rows:
             part = logits if rows is None else logits[rows]
@@ -531,7 +582,7 @@ class TransformersEngine(ThreadedEngine[RowRequest]):
             self._note_chosen(*noted)
         chosen = self._tokens.tolist()
         done = []
-        for row, (request, token) in enumerate(zip(self._running, chosen, strict=True)):
+        for row, (request, token) in enumerate(zip(self._order, chosen, strict=True)):
             request.computed += 1
             request.usage.forward_passes += 1
             if request.computed < len(request.ids):  # a prompt that is taken in step by step: the token is known
@@ -544,13 +595,14 @@ class TransformersEngine(ThreadedEngine[RowRequest]):
             if request.emit is not None:
                 request.emit(token)
             if end := request.finished():
-                done.append((row, end))
-        for row, end in reversed(done):
-            self._leave(row).finish(end)
+                done.append((request, end))
+        for request, end in done:
+            self._leave(request)
+            request.finish(end)
 
     @contextmanager
-    def _reading(self) -> Iterator[None]:
-        """Within, the decoding step of all running rows reads a budget, where this engine decodes so.
+    def _reading(self, positions: torch.Tensor) -> Iterator[None]:
+        """Within, the decoding step at (B,) positions reads a budget, where this engine decodes so.
 
         Raises:
             EngineError: somebody gave the model another attention.
@@ -558,21 +610,20 @@ class TransformersEngine(ThreadedEngine[RowRequest]):
         if not self._sparse_layers:
             yield
             return
-        behind = [request.computed - (request.prompt_length - 1) for request in self._running]
+        behind = {request: request.computed - (request.prompt_length - 1) for request in self._order}
         # Tokens of a prompt that is taken in step by step are prefill.
-        step = sparse.Reading(
-            self.attention, self._positions + 1, [row for row, after in enumerate(behind) if after < 0]
-        )
+        whole = [request.row - self._span.start for request, after in behind.items() if after < 0]
+        step = sparse.Reading(self.attention, positions + 1, whole)
         with sparse.reading(step):
             yield
         if step.layers != self._sparse_layers:
             raise EngineError(f"the attention of {self.name} was replaced while it decoded by {self.attention}")
-        for request, after in zip(self._running, behind, strict=True):
+        for request, after in behind.items():
             request.made.append(sparse.DENSE if after < 0 else sparse.WRITTEN if after else sparse.SEAM)
 
     def _rebuild_rows(self) -> None:
-        """Row-wise tensors, made again only when a row has come or gone."""
-        running = self._running
+        """Row-wise tensors, made again only when a row has come or gone or moved."""
+        running = self._order = sorted(self._running, key=lambda request: request.row)
 
         def column(values: list[int]) -> torch.Tensor:
             return torch.tensor(values, device=self.device)
@@ -581,6 +632,11 @@ class TransformersEngine(ThreadedEngine[RowRequest]):
         self._choice = Choice.of(settings, [s.seed for s in settings], self.device)
         self._tokens = column([request.ids[request.computed] for request in running])
         self._positions = column([request.computed for request in running])
+        self._span = slice(running[0].row, running[-1].row + 1)
+        self._idle = column(self._rows.idle(self._span.start, self._span.stop))
+        self._places = column([request.row - self._span.start for request in running])
+        if len(self._idle) == len(running):
+            self._places = None
         self._control_rows = []
         for kind, controls in self._controls.items():
             rows = [row for row, request in enumerate(running) if type(request.control) is kind and not request.behind]
@@ -589,13 +645,17 @@ class TransformersEngine(ThreadedEngine[RowRequest]):
                 self._control_rows.append((controls, slots, None if len(rows) == len(running) else column(rows)))
         self._rows_changed = False
 
-    def _forward(self, ids: torch.Tensor, positions: torch.Tensor, window: slice, logits_to_keep: int) -> torch.Tensor:
+    def _forward(
+        self, ids: torch.Tensor, positions: torch.Tensor, window: slice | list[int], logits_to_keep: int
+    ) -> torch.Tensor:
         """One forward pass; (B, S) ids at (B, S) positions of the rows in `window`, giving (B, S or 1, V) logits."""
-        visible = max(len(request.ids) for request in self._running[window])
+        rows = range(window.start, window.stop) if isinstance(window, slice) else window
+        running = {request.row: request for request in self._running}
+        visible = max(len(running[row].ids) for row in rows if row in running)
         self._cache.aim(window, positions, visible)
         columns = torch.arange(visible, device=self.device)
         seen = columns <= positions[:, :, None]
-        long = [request.long for request in self._running[window]]
+        long = [row in running and running[row].long for row in rows]
         return self._attend(self._cache, ids, positions, seen, columns, logits_to_keep, long)
 
     def _attend(
@@ -639,11 +699,11 @@ class TransformersEngine(ThreadedEngine[RowRequest]):
         Returns:
             the requests, (N,) their rows and (N, V) log-probabilities; None where nobody asked.
         """
-        rows = [row for row, request in enumerate(self._running) if request.wants_distribution and not request.behind]
+        rows = [row for row, request in enumerate(self._order) if request.wants_distribution and not request.behind]
         if not rows:
             return None
         at = torch.tensor(rows, device=self.device)
-        return [self._running[row] for row in rows], at, torch.log_softmax(logits[at], dim=-1)
+        return [self._order[row] for row in rows], at, torch.log_softmax(logits[at], dim=-1)
 
     def _note_chosen(self, requests: list[RowRequest], rows: torch.Tensor, distribution: torch.Tensor) -> None:
         """Keep entropies, most likely tokens and the log-probabilities of the tokens that were just chosen."""
@@ -664,36 +724,35 @@ class TransformersEngine(ThreadedEngine[RowRequest]):
 
     def _step_trees(self) -> None:
         if not self._running:
-            self._cache = RowCache()  # nobody's; the trees may need the room
+            self._rows.clear()  # nobody's; the trees may need the room
+        elif self._rows.parked:
+            self._rows.close_up()
+            self._rows_changed = True
         room = self.max_batch_tokens - self._cache.rows * self._cache.length
         self._forest.step(self._store, room, alone=not self._running)
 
     # -- letting requests go
 
-    def _preempt(self, row: int) -> None:
+    def _preempt(self, request: RowRequest) -> None:
         """Put a row back into the queue; it keeps its tokens and goes on where it was once there is room again."""
-        request = self._running[row]
         if request.control is not None:
             request.paused = self._controls[type(request.control)].pause(request.slot)
-        self._waiting.appendleft(self._leave(row))
+        self._leave(request)
+        self._waiting.appendleft(request)
 
-    def _leave(self, row: int) -> RowRequest:
-        """Take a row out: store what it has computed and let the last row move into its place."""
-        request = self._running[row]
-        if self.max_cached_tokens and self._is_source(request):
+    def _leave(self, request: RowRequest) -> None:
+        """Take a request out of its row: store what it has computed, and park the row."""
+        row, end = request.row, request.computed
+        stored = bool(self.max_cached_tokens) and self._is_source(request)
+        if stored:
             store = self._long_store if request.long else self._store
-            end = request.computed
-            following = request.ids[end] if end < len(request.ids) else None
-            store.add(request.ids[:end], self._cache.take(row, end), bytes(request.made), following)
-        last = len(self._running) - 1
-        if row != last:
-            self._cache.move(last, row, self._running[last].computed)
-            self._running[row] = self._running[last]
-        self._running.pop()
+            following = request.ids[end] if self._sparse_layers and end < len(request.ids) else None
+            store.add(request.ids, end, lambda first, last: self._cache.view(row, first, last), request.made, following)
+        # While trees are open the rows leave them all the room they can.
+        self._rows.leave(request, park=stored and end >= LEAST and not self._forest.trees)
         self._free_slots.append(request.slot)
         request.slot = -1
         self._rows_changed = True
-        return request
 
     def _admit_control(self, request: RowRequest) -> None:
         """Enter a request's control, brought up to date with what the request wrote before it was preempted."""

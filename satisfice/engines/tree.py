@@ -22,7 +22,8 @@ import torch
 
 from satisfice.engines.base import Child, EngineError, EngineFailed, Leaf, Sampling, TokenTree, Usage
 from satisfice.engines.choosing import Choice, choose
-from satisfice.engines.kv import PrefixStore, RowCache
+from satisfice.engines.kv import RowCache
+from satisfice.engines.prefixes import PrefixStore
 
 FIRST_SLOTS = 256
 """Slots a tree has room for at first; doubled as trees grow."""
@@ -331,7 +332,7 @@ class Forest:
         last = self._rows.pop()
         if last is not tree:
             assert last.row is not None
-            self._cache.move(last.row, tree.row, min(len(last.tokens), self._cache.length))
+            self._cache.move(last.row, tree.row, 0, min(len(last.tokens), self._cache.length))
             self._rows[tree.row], last.row = last, tree.row
         tree.row = None
 
@@ -340,10 +341,12 @@ class Forest:
     def _compute(self, tree: Tree, row: int, store: PrefixStore) -> None:
         """Compute all of a tree but its leaves, except for what is stored of its prompt."""
         pending = tree.inner()
-        prompt = tree.tokens[: min(tree.prompt, len(pending))]
-        source, shared = store.longest(prompt)
-        if source is not None:
-            self._cache.put(row, source.pages, shared)
+        prompt = min(tree.prompt, len(pending))
+        known, shared = store.find(tree.tokens, prompt), 0
+        if known is not None:
+            shared = known.tokens
+            for place, pages in known.pages(0, shared):
+                self._cache.put(row, place, pages)
         tree.usage.cached += shared
         for start in range(shared, len(pending), self._chunk):
             slots = pending[start : start + self._chunk]
@@ -353,8 +356,7 @@ class Forest:
             self._attend(self._cache, ids, tree.depths[at], tree.sight(slots)[None], tree.depths, logits_to_keep=1)
             tree.usage.prefilled += len(slots)
             tree.usage.forward_passes += 1
-        if shared < len(prompt) <= store.capacity:
-            store.add(prompt, self._cache.take(row, len(prompt)))
+        store.add(tree.tokens, prompt, lambda first, last: self._cache.view(row, first, last))
 
     @staticmethod
     def _side_by_side(ready: Sequence[Tree]) -> list[list[Tree]]:
