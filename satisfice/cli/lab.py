@@ -79,9 +79,11 @@ def steps(
             table.add_row(
                 printable(each.model), str(best.operators), str(best.cell.steps), f"{best.fewest} to {best.most}",
                 f"{100 * span.value:.1f} ({100 * (span.low or 0):.1f} to {100 * (span.high or 0):.1f})",
-                f"{each.fit.best(best.operators):.1f}",
+                f"{each.fit.best(best.operators):.1f}" if each.fit.found else "none",
             )  # fmt: skip
     console.print(table)
+    if not all(each.fit.found for each in tested):
+        console.print("none: no M and C fit these accuracies, because the model makes too few errors, or other ones")
     console.print(f"\npicture  {picture}", highlight=False, markup=False)
 
 

@@ -110,6 +110,10 @@ def best_steps(cells: Sequence[Cell]) -> list[Best]:
     return found
 
 
+BEYOND = 10_000.0
+"""How far a fit looks for M and C."""
+
+
 @dataclass(frozen=True)
 class Fit:
     """A(N) fitted to counts.
@@ -124,13 +128,21 @@ class Fit:
     alpha: float
     loss: float
 
+    @property
+    def found(self) -> bool:
+        """Whether M and C lie within reach of the fit; a model with too few errors, or other ones, has no N*."""
+        return max(self.capability, self.hardest) < BEYOND
+
     def best(self, operators: float) -> float:
-        """N* of the fit."""
+        """N* of the fit, where one was `found`."""
         return optimal_steps(operators, self.capability, self.hardest)
 
 
 def fit(rows: Sequence[tuple[float, float, int, int]]) -> Fit:
     """M, C and alpha of greatest likelihood.
+
+    A model without errors has none: the likelihood grows towards M and C without end, so they are held below `BEYOND`
+    above the least that the rows allow, and alpha as near to 0 and 1.
 
     Args:
         rows: operators, steps, responses, right ones.
@@ -151,7 +163,9 @@ def fit(rows: Sequence[tuple[float, float, int, int]]) -> Fit:
         return float(-(right * np.log(p) + (n - right) * np.log(1 - p)).sum() / n.sum())
 
     starts = [np.array([a, b, 3.0]) for a in (0.0, 2.0) for b in (2.0, 5.0)]
-    best = min((optimize.minimize(loss, start, method="Nelder-Mead") for start in starts), key=lambda found: found.fun)
+    bounds = [(-math.log(BEYOND), math.log(BEYOND))] * 3
+    found = [optimize.minimize(loss, start, method="Nelder-Mead", bounds=bounds) for start in starts]
+    best = min(found, key=lambda one: one.fun)
     return Fit(
         math.exp(best.x[0]) + float((operators / steps).max()),
         math.exp(best.x[1]) + float(operators.max()),

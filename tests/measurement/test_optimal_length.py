@@ -1,5 +1,7 @@
 """The best number of steps: closed values, and the fit on counts whose truth is known."""
 
+import math
+
 import numpy as np
 import pytest
 
@@ -44,11 +46,20 @@ def test_a_fit_finds_what_made_the_counts():
             p = step_accuracy(steps, operators, 6, 200, 0.98)
             rows.append((operators, steps, 100_000, round(100_000 * p)))
     found = fit(rows)
+    assert found.found
     assert found.capability == pytest.approx(6, rel=0.03)
     assert found.hardest == pytest.approx(200, rel=0.03)
     assert found.best(24) == pytest.approx(optimal_steps(24, 6, 200), rel=0.02)
     with pytest.raises(ValueError, match="three numbers"):
         fit(rows[:2])
+
+
+@pytest.mark.parametrize("right", [500, 0])
+def test_a_model_that_is_always_right_or_always_wrong_is_fitted_too(right):
+    found = fit([(operators, steps, 500, right) for operators in (4, 6) for steps in (2, 3, 4)])
+    assert all(map(math.isfinite, (found.capability, found.hardest, found.alpha, found.loss)))
+    assert found.loss < 0.01
+    assert found.found == (right == 0), "without errors there is no N*"
 
 
 def test_both_ways_to_count_steps():
