@@ -17,7 +17,10 @@ TLDR_WEIGHTS = Path(__file__).parent / "weights-tldr"
 SHIPPED = {"lab": WEIGHTS, "lab-tldr": TLDR_WEIGHTS}
 """The models of this package by the names under which engines and the command line know them."""
 
-ADAPTERS = {name: Path(__file__).parents[2] / "recipes" / "smollm2" / "weights" / name for name in ("smollm2-words",)}
+ADAPTERS = {
+    name: Path(__file__).parents[2] / "recipes" / "smollm2" / "weights" / name
+    for name in ("smollm2-words", "smollm2-tldr")
+}
 """LoRA adapters that a clone of satisfice holds beside the recipes that made them, by the names of the models that they
 make of the packaged SmolLM2; see docs/words.md. An installed wheel has none."""
 
