@@ -38,11 +38,11 @@ class Measured:
 
 
 MEASURED = (
-    Measured("deer", "transformers", kept=0.34, alone=0.27, together=0.29),
-    Measured("entrocut", "transformers", kept=0.37, alone=0.26, together=0.33),
-    Measured("adaptive-think", "transformers", kept=0.35, alone=0.30, together=0.54),
-    Measured("fractured-stop", "transformers", kept=0.75, alone=0.74, together=0.82),
-    Measured("decoding-tree", "transformers", kept=0.51, alone=0.82, together=1.55),
+    Measured("deer", "transformers", kept=0.34, alone=0.29, together=0.34),
+    Measured("entrocut", "transformers", kept=0.37, alone=0.29, together=0.36),
+    Measured("adaptive-think", "transformers", kept=0.35, alone=0.32, together=0.74),
+    Measured("fractured-stop", "transformers", kept=0.75, alone=0.82, together=0.91),
+    Measured("decoding-tree", "transformers", kept=0.51, alone=0.77, together=2.38),
     Measured("deer", "vllm", kept=0.34, alone=0.27, together=0.23),
     Measured("entrocut", "vllm", kept=0.37, alone=0.25, together=0.30),
     Measured("adaptive-think", "vllm", kept=0.35, alone=0.25, together=0.47),

@@ -220,6 +220,8 @@ def shape_of(model: str) -> Shape:
     if name in SHAPES:
         return SHAPES[name]
     folder = SHIPPED.get(name, Path(name))
+    if (adapter := folder / "adapter_config.json").exists():
+        return shape_of(str(json.loads(adapter.read_text()).get("base_model_name_or_path")))
     if not (folder / "config.json").exists():
         raise ValueError(
             f"the shape of {name} is not known: give --params, --layers, --heads, --kv-heads and --head-dim; known are "
