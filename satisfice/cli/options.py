@@ -58,7 +58,7 @@ Model = Annotated[
     str,
     typer.Argument(
         autocompletion=completion.models,
-        help="lab, smollm2, smollm2-words, smollm2-tldr, a directory or a Hub id; with --engine openai its name at the server.",
+        help="lab, smollm2, smollm2-words, a directory or a Hub id; with --engine openai its name at the server.",
     ),
 ]
 RunFolder = Annotated[Path, typer.Argument(help="Run folder.")]
