@@ -33,8 +33,9 @@ RUNGS = (
 def main() -> None:
     """Print the table, draw the picture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name in ("words", "short", "tldr"):
-        parser.add_argument(f"--{name}", type=Path, nargs="+", required=name == "words", default=[])
+    parser.add_argument("--words", type=Path, nargs="+", required=True)
+    parser.add_argument("--short", type=Path, nargs="+", default=[])
+    parser.add_argument("--tldr", type=Path, nargs="+", default=[])
     parser.add_argument("--picture", type=Path)
     given = parser.parse_args()
     base = given.words[0]
