@@ -3,8 +3,8 @@
     python benchmarks/smollm2.py --words runs/words --short runs/words-short --tldr runs/words-tldr \\
         --picture docs/results/smollm2.png
 
-Everything is compared, paired by problem, with `plain` of the first folder; a method that was not run is left out, and
-one that has fewer problems is compared on those. Nothing is run here.
+Everything is compared, paired by problem, with `plain` of the first run; a method that was not run is left out. The
+runs should be finished: of one that was stopped, the responses that are there are the short ones. Nothing is run here.
 """
 
 import argparse
@@ -18,36 +18,29 @@ from satisfice.report.figures import to_png
 RUNGS = (
     Rung("fine-tuned on long traces", "words", "plain"),
     Rung("temperature scaling", "words", "temperature-scaling"),
-    Rung("temperature scaling, milder", "words", "temperature-scaling:t=0.95"),
     Rung("cap of 80", "words", "budget-forcing:max_thinking=80", "muted"),
-    Rung("cap of 130", "words", "budget-forcing:max_thinking=130", "muted"),
-    Rung("cap of 200", "words", "budget-forcing:max_thinking=200", "muted"),
     Rung("supervision", "short", "plain", "correct"),
     Rung("TLDR, no level", "tldr", "plain", "front"),
     Rung("TLDR, short", "tldr", "tldr:level=short", "front"),
     Rung("TLDR, medium", "tldr", "tldr:level=medium", "front"),
     Rung("TLDR, long", "tldr", "tldr:level=long", "front"),
 )
+"""Of each rung the model is the option that names its run."""
 
 
 def main() -> None:
     """Print the table, draw the picture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--words", type=Path, nargs="+", required=True)
-    parser.add_argument("--short", type=Path, nargs="+", default=[])
-    parser.add_argument("--tldr", type=Path, nargs="+", default=[])
+    parser.add_argument("--words", type=Path, required=True)
+    parser.add_argument("--short", type=Path, required=True)
+    parser.add_argument("--tldr", type=Path, required=True)
     parser.add_argument("--picture", type=Path)
     given = parser.parse_args()
-    base = given.words[0]
-    asked = [
-        (rung, measured)
-        for rung in RUNGS
-        for measured in [compared([folder], rung.method, base) for folder in getattr(given, rung.model)]
-    ]
-    done = [(rung, measured) for rung, measured in asked if measured is not None]
-    print(table(done))
+    asked_of = [(rung, compared([getattr(given, rung.model)], rung.method, given.words)) for rung in RUNGS]
+    found = [(rung, comparison) for rung, comparison in asked_of if comparison is not None]
+    print(table(found))
     if given.picture:
-        given.picture.write_bytes(to_png(picture(done)))
+        given.picture.write_bytes(to_png(picture(found)))
 
 
 if __name__ == "__main__":

@@ -221,7 +221,9 @@ def shape_of(model: str) -> Shape:
         return SHAPES[name]
     folder = SHIPPED.get(name, Path(name))
     if (adapter := folder / "adapter_config.json").exists():
-        return shape_of(str(json.loads(adapter.read_text()).get("base_model_name_or_path")))
+        below = json.loads(adapter.read_text()).get("base_model_name_or_path")
+        if below and below != name:
+            return shape_of(below)
     if not (folder / "config.json").exists():
         raise ValueError(
             f"the shape of {name} is not known: give --params, --layers, --heads, --kv-heads and --head-dim; known are "

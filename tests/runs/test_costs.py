@@ -19,9 +19,10 @@ def test_the_directory_of_an_adapter_has_the_shape_of_what_it_belongs_to(tmp_pat
     for base, shape in (("smollm2-words", SHAPES["smollm2"]), ("Qwen/Qwen3-0.6B", SHAPES["Qwen/Qwen3-0.6B"])):
         (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": base}))
         assert shape_of(f"transformers:{tmp_path}") == shape
-    (tmp_path / "adapter_config.json").write_text("{}")
-    with pytest.raises(ValueError, match="give --params, --layers"):
-        shape_of(str(tmp_path))
+    for says in ({}, {"base_model_name_or_path": str(tmp_path)}):
+        (tmp_path / "adapter_config.json").write_text(json.dumps(says))
+        with pytest.raises(ValueError, match=f"the shape of {tmp_path} is not known: give --params, --layers"):
+            shape_of(str(tmp_path))
 
 
 def test_a_shape_that_is_not_known_is_asked_for():
