@@ -1,4 +1,8 @@
-"""Which request runs in which row of the cache, and what the rows between them still hold.
+"""Which request runs in which row of which cache, and what the rows between them still hold.
+
+Rows of about the same length lie side by side in a cache of their own, a bucket: one that holds up to 256 tokens a
+row, one of 512, and so on. So a short row is not padded to the length of a long one, in memory or in attention. A row
+that outgrows its bucket moves to the next.
 
 A method that probes a chain ends its request, asks something behind the same tokens, and goes on. So the row that a
 request leaves is parked: it keeps its keys and values, and whatever goes on from them, or from most of them, does so in
@@ -6,6 +10,7 @@ that row and copies nothing. A parked row is a copy of what the prefix store hol
 """
 
 from dataclasses import dataclass, field
+from typing import Optional
 
 import torch
 
@@ -13,6 +18,10 @@ from satisfice.engines.kv import RowCache
 from satisfice.engines.prefixes import LEAST, common_prefix, ends_alike
 from satisfice.engines.threaded import Request
 
+FIRST_LENGTH = 256
+"""Tokens of a row in the first bucket at most; each further one holds rows twice as long."""
+FIRST_ROOM = 2048
+"""Tokens that a bucket has room for at first, if that is one row or more; rows are added by doubling."""
 GRACE = 8
 """Steps for which a long parked row keeps its place among those that run; its owner is likely to come back at once."""
 SHORT = 256
@@ -29,7 +38,8 @@ class RowRequest(Request):
     Attributes:
         computed: see above.
         made: of sparse decoding, how each of `ids[:computed]` was computed; see `sparse.reusable`.
-        row: its row in the cache; -1 while it does not run.
+        bucket: where it runs; None while it does not.
+        row: its row in there; -1 while it does not run.
         slot: its place among those of its control; -1 while it does not run.
         paused: what its control keeps while it does not run, see `ControlBatch.pause`.
         long: whether it is computed with the rotary factors of long sequences, where the model has such.
@@ -40,6 +50,7 @@ class RowRequest(Request):
 
     computed: int = 0
     made: bytearray = field(default_factory=bytearray)
+    bucket: Optional["Bucket"] = None
     row: int = -1
     slot: int = -1
     paused: tuple[torch.Tensor, ...] | None = None
@@ -53,17 +64,23 @@ class RowRequest(Request):
         """Whether the next token to compute is not the last: what follows it is known and not chosen."""
         return self.computed < len(self.ids) - 1
 
+    @property
+    def outgrown(self) -> bool:
+        """Whether it has more tokens than rows may have where it runs."""
+        return self.bucket is not None and len(self.ids) > self.bucket.most
+
 
 @dataclass(eq=False)
 class Parked:
     """What a row holds that no request runs in.
 
     Attributes:
-        row: which row.
+        bucket, row: which row.
         ids, computed, made, long: of the request that left it, see `RowRequest`.
         since: the step after which it left.
     """
 
+    bucket: "Bucket"
     row: int
     ids: list[int]
     computed: int
@@ -72,24 +89,23 @@ class Parked:
     since: int
 
 
-class Rows:
-    """The rows of a cache.
+class Bucket:
+    """Rows of about the same length.
+
+    Args:
+        most: tokens that a row may have here.
 
     Attributes:
-        cache: their keys and values.
+        cache: their keys and values; its rows are shorter than `most` where the room is short.
         running: the requests that run, the newest last.
         parked: what other rows hold, by row.
         steps: decoding steps so far.
     """
 
-    def __init__(self) -> None:
-        self.running: list[RowRequest] = []
-        self.clear()
-
-    def clear(self) -> None:
-        """Begin anew, with no row."""
+    def __init__(self, most: int) -> None:
+        self.most = most
         self.cache = RowCache()
-        self.running.clear()
+        self.running: list[RowRequest] = []
         self.parked: dict[int, Parked] = {}
         self.steps = 0
 
@@ -104,18 +120,6 @@ class Rows:
         tokens = [len(request.ids) for request in self.running]
         return max([*tokens, *(parked.computed for parked in self.parked.values())], default=0)
 
-    def nearest(self, request: RowRequest, limit: int) -> tuple[int, int]:
-        """The parked row with most of the first `limit` tokens of a request, and how many; -1 where there is none."""
-        best, most = -1, LEAST - 1
-        for row, parked in self.parked.items():
-            if parked.long is request.long and ends_alike(parked.ids, request.ids, most + 1):
-                shared = min(common_prefix(parked.ids, request.ids, limit=limit), parked.computed)
-                if shared > most:
-                    best, most = row, shared
-            if most == limit:
-                break
-        return best, most if best >= 0 else 0
-
     def free(self, most: int) -> int:
         """The row that a request is to have which goes on in none; there are `most` of them."""
         taken = {request.row for request in self.running}
@@ -125,7 +129,7 @@ class Rows:
     def start(self, request: RowRequest, row: int) -> None:
         """Run a request in a row."""
         self.parked.pop(row, None)
-        request.row = row
+        request.bucket, request.row = self, row
         self.running.append(request)
 
     def leave(self, request: RowRequest, *, park: bool) -> None:
@@ -133,13 +137,13 @@ class Rows:
         self.running.remove(request)
         if park:
             row, made = request.row, request.made
-            self.parked[row] = Parked(row, request.ids, request.computed, made, request.long, self.steps)
-        request.row = -1
+            self.parked[row] = Parked(self, row, request.ids, request.computed, made, request.long, self.steps)
+        request.bucket, request.row = None, -1
 
     def close_gaps(self) -> bool:
         """Have the requests that run lie side by side, but for rows whose owners are expected; whether any moved."""
         moved = False
-        while True:
+        while self.running:
             taken = {request.row for request in self.running}
             last = max(self.running, key=lambda request: request.row)
             gaps = (row for row in range(min(taken), last.row) if row not in taken and not self._expected(row))
@@ -150,6 +154,7 @@ class Rows:
             self.parked.pop(gap, None)
             last.row = gap
             moved = True
+        return moved
 
     def close_up(self, keep: int = -1) -> None:
         """Move all that run to the first rows, and forget what is parked except for one row, which comes with them."""
@@ -179,3 +184,186 @@ class Rows:
         """Whether the owner of a parked row is likely to come back for it."""
         parked = self.parked.get(row)
         return parked is not None and parked.computed > SHORT and self.steps - parked.since <= GRACE
+
+
+class Rows:
+    """All rows, in buckets.
+
+    Args:
+        most: requests that run at once at most.
+
+    Attributes:
+        running: the requests that run, the newest last.
+        buckets: the shortest first.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self.running: list[RowRequest] = []
+        self.buckets: list[Bucket] = []
+
+    def clear(self) -> None:
+        """Begin anew, with no row."""
+        self.running.clear()
+        self.buckets.clear()
+
+    @property
+    def parked(self) -> list[Parked]:
+        """What rows hold that no request runs in."""
+        return [parked for bucket in self.buckets for parked in bucket.parked.values()]
+
+    @property
+    def held(self) -> int:
+        """Tokens that there is room for, padding included."""
+        return sum(bucket.cache.rows * bucket.cache.length for bucket in self.buckets)
+
+    @property
+    def sizes(self) -> list[tuple[int, int]]:
+        """Rows of each bucket, and tokens that these have room for."""
+        return [(bucket.cache.rows, bucket.cache.length) for bucket in self.buckets]
+
+    def bucket(self, tokens: int) -> Bucket:
+        """Where a row of so many tokens belongs."""
+        most = FIRST_LENGTH
+        while most < tokens:
+            most *= 2
+        for bucket in self.buckets:
+            if bucket.most == most:
+                return bucket
+        bucket = Bucket(most)
+        self.buckets.append(bucket)
+        self.buckets.sort(key=lambda each: each.most)
+        return bucket
+
+    def nearest(self, request: RowRequest, limit: int) -> tuple[Parked | None, int]:
+        """The parked row with most of the first `limit` tokens of a request, if one has any, and how many."""
+        best: Parked | None = None
+        most = LEAST - 1
+        for parked in self.parked:
+            if parked.long is request.long and ends_alike(parked.ids, request.ids, most + 1):
+                shared = min(common_prefix(parked.ids, request.ids, limit=limit), parked.computed)
+                if shared > most:
+                    best, most = parked, shared
+            if most == limit:
+                break
+        return best, 0 if best is None else most
+
+    def start(self, request: RowRequest, bucket: Bucket, row: int) -> None:
+        """Run a request in a row."""
+        bucket.start(request, row)
+        self.running.append(request)
+
+    def leave(self, request: RowRequest, *, park: bool) -> None:
+        """Run it no more."""
+        assert request.bucket is not None
+        self.running.remove(request)
+        request.bucket.leave(request, park=park)
+
+    def move_up(self, request: RowRequest, room: int) -> bool:
+        """Move a request that has outgrown its bucket to where it belongs; whether that fits into `room` tokens."""
+        old, bucket = request.bucket, self.bucket(len(request.ids))
+        assert old is not None
+        # A copy, because its row may be gone once there is another.
+        pages = [(keys.clone(), values.clone()) for keys, values in old.cache.view(request.row, 0, request.computed)]
+        order = list(old.running)
+        old.running.remove(request)
+        row = bucket.free(self._most)
+        if not self.fit(room, bucket, row + 1, len(request.ids)):
+            old.running = order
+            return False
+        bucket.start(request, row)
+        bucket.cache.put(row, 0, pages)
+        return True
+
+    def close_gaps(self) -> bool:
+        """See `Bucket.close_gaps`."""
+        moved = [bucket.close_gaps() for bucket in self.buckets]
+        return any(moved)
+
+    def close_up(self, keep: Parked | None = None) -> None:
+        """Forget what is parked, except for one row, and hold nothing for rows that nobody has."""
+        for bucket in self.buckets:
+            bucket.close_up(keep.row if keep is not None and keep.bucket is bucket else -1)
+            if not bucket.occupied:
+                bucket.cache = RowCache()
+
+    def stepped(self) -> None:
+        """Count a decoding step."""
+        for bucket in self.buckets:
+            bucket.steps += 1
+
+    def crowded(self, room: int, bucket: Bucket | None = None, rows: int = 0, length: int = 0) -> bool:
+        """Whether rows do not fit into `room` tokens, see `fit`, and take less once they are closed up."""
+        wanted = self._wanted(bucket, rows, length)
+        loose = any(
+            some.parked or count > len(some.running) + (some is bucket and rows > 0) for some, count, _ in wanted
+        )
+        return loose and sum(count * tokens for _, count, tokens in wanted) > room
+
+    def fit(self, room: int, bucket: Bucket | None = None, rows: int = 0, length: int = 0) -> bool:
+        """Whether all rows fit into `room` tokens, among them `rows` rows of `length` tokens in `bucket`.
+
+        Caches are resized where they do and it is needed.
+        """
+        wanted = self._wanted(bucket, rows, length)
+        if all(count <= some.cache.rows and tokens <= some.cache.length for some, count, tokens in wanted):
+            return True
+        wanted = [(some, count, tokens) for some, count, tokens in wanted if count]
+        lengths = _lengths([(count, tokens, some.most) for some, count, tokens in wanted], room)
+        if lengths is None:
+            return False
+        spare = room - sum(count * tokens for (_, count, _), tokens in zip(wanted, lengths, strict=True))
+        sizes = {}
+        for (some, count, _), tokens in zip(wanted, lengths, strict=True):
+            # Rows are added by doubling, so that a small batch does not hold memory for a large one.
+            held = some.cache.rows
+            more = held if count <= held else min(max(count, FIRST_ROOM // tokens, 2 * held), self._most)
+            more = count + min(more - count, spare // tokens)
+            spare -= (more - count) * tokens
+            sizes[some] = more, tokens
+        for some in self.buckets:
+            if some not in sizes:
+                some.cache = RowCache()
+        # What gets smaller goes first, for the sake of what gets larger.
+        for some, (count, tokens) in sorted(sizes.items(), key=lambda size: _grown(*size)):
+            if (count, tokens) != (some.cache.rows, some.cache.length):
+                some.cache.resize(count, tokens)
+        return True
+
+    def _wanted(self, bucket: Bucket | None, rows: int, length: int) -> list[tuple[Bucket, int, int]]:
+        """Of each bucket, how many rows of how many tokens it has to have."""
+        found = []
+        for some in self.buckets:
+            count, tokens = some.occupied, some.longest
+            found.append((some, max(count, rows), max(tokens, length)) if some is bucket else (some, count, tokens))
+        return found
+
+
+def _lengths(wanted: list[tuple[int, int, int]], room: int) -> list[int] | None:
+    """How long rows are in each bucket, as long as there may be if possible; None where there is too little room.
+
+    Args:
+        wanted: of each bucket how many rows it has, how long they are at least, and at most.
+        room: tokens for all.
+    """
+    longest = [most for _, _, most in wanted]
+    if sum(count * most for count, _, most in wanted) <= room:
+        return longest
+    # Where they cannot be, they share what there is.
+    lengths = [least for _, least, _ in wanted]
+    short = set(range(len(wanted)))
+    spare = room - sum(count * least for count, least, _ in wanted)
+    if spare < 0:
+        return None
+    while short and (extra := spare // sum(wanted[i][0] for i in short)):
+        for i in sorted(short):
+            grown = min(extra, longest[i] - lengths[i])
+            lengths[i] += grown
+            spare -= grown * wanted[i][0]
+        short = {i for i in short if lengths[i] < longest[i]}
+    return lengths
+
+
+def _grown(bucket: Bucket, size: tuple[int, int]) -> int:
+    """By how many tokens a bucket would grow."""
+    return size[0] * size[1] - bucket.cache.rows * bucket.cache.length

@@ -16,23 +16,17 @@ every step, which reads more than a kernel would that keeps them: this shows wha
 claimed.
 """
 
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.nn.functional import pad, scaled_dot_product_attention
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
 
 from satisfice.attention import Attention
+from satisfice.engines.attending import attending, replace, replaceable
 from satisfice.engines.base import EngineError
-
-NAME = "satisfice_sparse"
-"""Our attention among those of Transformers. Outside of `reading` it is "sdpa"."""
 
 DENSE, WRITTEN, SEAM = range(3)
 """How the keys and values of a token were computed: reading all; sparse, as one that was written; sparse, as the last
@@ -58,9 +52,28 @@ class Reading:
     whole: list[int]
     layers: int = 0
 
-
-_now = threading.local()
-"""`reading` of this thread: other threads may use the same model, and get what they would get without us."""
+    def __call__(
+        self,
+        module: torch.nn.Module,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        **more: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The attention of a layer, see `attending.LayerAttention`."""
+        if unknown := [name for name in _BEYOND if more.get(name) is not None]:
+            raise EngineError(f"its layers have {' and '.join(unknown)}")
+        self.layers += 1
+        if key.shape[2] <= self.attention.budget:
+            return sdpa_attention_forward(module, query, key, value, attention_mask, **more)  # type: ignore[no-any-return]
+        places = chosen(self.attention, query[:, :, 0], key, self.lengths)
+        output = attend(query[:, :, 0], key, value, places, self.lengths, more.get("scaling"))[:, None]
+        if self.whole:
+            at, mask = self.whole, attention_mask
+            mask = mask if mask is None or len(mask) == 1 else mask[at]
+            output[at] = sdpa_attention_forward(module, query[at], key[at], value[at], mask, **more)[0]
+        return output, None
 
 
 def check(attention: Attention, layer_kinds: set[str], model: PreTrainedModel, name: str) -> None:
@@ -95,12 +108,12 @@ def check(attention: Attention, layer_kinds: set[str], model: PreTrainedModel, n
             f"{name} has layers with sliding windows, which read a budget of their own: leave --attention out"
         )
     used = model.config._attn_implementation
-    if used not in ("sdpa", NAME):
+    if not replaceable(model):
         raise EngineError(f"{name} computes attention by {used}, which cannot be replaced: leave --attention out")
 
 
 def install(model: PreTrainedModel, name: str) -> int:
-    """Put our attention into a model; outside of `reading` it computes what it did before.
+    """Put our attention into a model, which may then be `attending` a `Reading`.
 
     Returns:
         how many layers have it.
@@ -109,32 +122,19 @@ def install(model: PreTrainedModel, name: str) -> int:
         EngineError: the model does not let its attention be replaced, or does more in it than we know of.
     """
     refusal = f"{name} does not let its attention be replaced, so it cannot read a budget: leave --attention out"
-    if not model._can_set_attn_implementation():
-        raise EngineError(refusal)
-    before = model.config._attn_implementation
-    model.set_attn_implementation(NAME)
+    undo = replace(model)
     layers = model.config.get_text_config(decoder=True).num_hidden_layers
     trial = Reading(Attention("local", 1), torch.ones(1, dtype=torch.int64, device=model.device), [])
     try:
-        with torch.inference_mode(), reading(trial):
+        with torch.inference_mode(), attending(trial):
             model(input_ids=torch.zeros((1, 1), dtype=torch.int64, device=model.device), use_cache=False)
     except EngineError as error:
-        model.set_attn_implementation(before)
+        undo()
         raise EngineError(f"{refusal} ({error})") from None
     if trial.layers != layers:
-        model.set_attn_implementation(before)
+        undo()
         raise EngineError(refusal)
     return trial.layers
-
-
-@contextmanager
-def reading(step: Reading | None) -> Iterator[None]:
-    """Within, in this thread, attention reads what `step` says; None changes nothing."""
-    _now.step = step
-    try:
-        yield
-    finally:
-        _now.step = None
 
 
 def reusable(made: bytes | bytearray, shared: int, prompt: int, *, scoring: bool, goes_on: bool) -> int:
@@ -211,33 +211,3 @@ def attend(
     groups = query.unflatten(1, (heads, -1))
     read = scaled_dot_product_attention(groups, keys, values, attn_mask=there[:, :, None], scale=scaling)
     return read.flatten(1, 2)
-
-
-def _attention(
-    module: torch.nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    **more: Any,
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """The attention of a layer as Transformers calls it: (B, H, S, D) queries, (B, K, T, D) keys, to (B, S, H, D')."""
-    step: Reading | None = getattr(_now, "step", None)
-    if step is None:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, **more)  # type: ignore[no-any-return]
-    if unknown := [name for name in _BEYOND if more.get(name) is not None]:
-        raise EngineError(f"its layers have {' and '.join(unknown)}")
-    step.layers += 1
-    if key.shape[2] <= step.attention.budget:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, **more)  # type: ignore[no-any-return]
-    places = chosen(step.attention, query[:, :, 0], key, step.lengths)
-    output = attend(query[:, :, 0], key, value, places, step.lengths, more.get("scaling"))[:, None]
-    if step.whole:
-        at, mask = step.whole, attention_mask
-        mask = mask if mask is None or len(mask) == 1 else mask[at]
-        output[at] = sdpa_attention_forward(module, query[at], key[at], value[at], mask, **more)[0]
-    return output, None
-
-
-AttentionInterface.register(NAME, _attention)
-AttentionMaskInterface.register(NAME, sdpa_mask)

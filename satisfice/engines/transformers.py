@@ -10,14 +10,16 @@ but its last token is known, which makes the second sample of a prompt, a resume
 import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from itertools import groupby
 from typing import Any
 
 import psutil
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import Cache, PreTrainedModel, PreTrainedTokenizerBase
 
 from satisfice.attention import DENSE, Attention
-from satisfice.engines import sparse
+from satisfice.engines import joined, sparse
+from satisfice.engines.attending import attending
 from satisfice.engines.base import (
     Capability,
     Divergences,
@@ -33,11 +35,12 @@ from satisfice.engines.checkpoint import cache_bytes, digest_of, end_of_text_ids
 from satisfice.engines.choosing import Choice, choose, entropy_of
 from satisfice.engines.control_batch import ControlBatch, Markers
 from satisfice.engines.control_setting import Control
+from satisfice.engines.joined import JoinedCache, Masks, Part, of_kinds
 from satisfice.engines.kv import RowCache
 from satisfice.engines.prefixes import LEAST, Prefix, PrefixStore, common_prefix, ends_alike
 from satisfice.engines.pretrained import load_pretrained
 from satisfice.engines.rotary import RowwiseRotary
-from satisfice.engines.rows import Parked, RowRequest, Rows
+from satisfice.engines.rows import Bucket, Parked, RowRequest, Rows
 from satisfice.engines.threaded import ThreadedEngine
 from satisfice.engines.tree import GATHERING, Forest, RowTree, Tree
 from satisfice.lab import SHIPPED
@@ -49,12 +52,11 @@ SCORE_LOGITS = 1 << 24
 """Logits of one forward pass where those of every position are needed, a whole vocabulary a token, at most."""
 STEPWISE = 16
 """Prompt tokens that a row takes in with the decoding steps at most; a pass of their own computes more for less."""
-FIRST_LENGTH = 256
-"""Tokens a row has room for at first; doubled as rows grow."""
-
 
 Source = Prefix | RowRequest | Parked
 """What a request may take tokens over from: a stored prefix, a row that runs, a row that is parked."""
+Window = tuple[Bucket, slice | list[int]]
+"""Rows of a bucket that take part in a forward pass."""
 
 
 class TransformersEngine(ThreadedEngine[RowRequest]):
@@ -106,8 +108,10 @@ class TransformersEngine(ThreadedEngine[RowRequest]):
         self.default_sampling = recommended(model.generation_config)
         self.device = model.device
         self.attention = attention
-        self._sparse_layers = 0
-        if attention.kind != "dense":
+        self._sparse_layers = self._joined_layers = 0
+        if attention.kind == "dense":
+            self._joined_layers = joined.install(model, self._layer_kinds)
+        else:
             sparse.check(attention, self._layer_kinds, model, self.name)
             self._sparse_layers = sparse.install(model, self.name)
             self.capabilities = self.capabilities - {Capability.TREE}
@@ -121,7 +125,7 @@ class TransformersEngine(ThreadedEngine[RowRequest]):
         self._markers: Markers | None = None
         self._controls: dict[type[Control], ControlBatch] = {}
 
-        self._rows = Rows()
+        self._rows = Rows(max_batch)
         self._running = self._rows.running
         self._rotary = RowwiseRotary.of(model)
         self._store = PrefixStore(self.max_cached_tokens)
@@ -134,7 +138,7 @@ class TransformersEngine(ThreadedEngine[RowRequest]):
         self._order: list[RowRequest]
         self._positions: torch.Tensor
         self._tokens: torch.Tensor
-        self._span = slice(0, 0)
+        self._windows: list[Window] = []
         self._places: torch.Tensor | None = None
         self._idle: torch.Tensor
         self.peak_batch = 0
@@ -179,10 +183,6 @@ class TransformersEngine(ThreadedEngine[RowRequest]):
         engine = cls(loaded.network, loaded.tokenizer, thinking=thinking, attention=reads, **options)
         engine.levels = loaded.levels
         return engine
-
-    @property
-    def _cache(self) -> RowCache:
-        return self._rows.cache
 
     # -- what callers ask of it
 
@@ -319,7 +319,7 @@ class TransformersEngine(ThreadedEngine[RowRequest]):
                 known = len(request.ids) - 1 if request.score_from is None else request.score_from - 1
                 request.long = self._is_long(len(request.ids))
                 near, there = self._rows.nearest(request, known)
-                source, shared = self._best_source(request, known, self._rows.parked.get(near), there)
+                source, shared = self._best_source(request, known, near, there)
                 if self._refused(request, shared):
                     self._waiting.popleft()
                     continue
@@ -327,21 +327,20 @@ class TransformersEngine(ThreadedEngine[RowRequest]):
                 if awaited is not None:
                     break  # once that is done, this one can copy it
                 needed = len(request.ids) + (request.score_from is None)  # room for the first new token
-                row, there = self._choose_row(source, shared, near, there)
-                rows, length = max(self._rows.occupied, row + 1), max(needed, self._rows.longest)
-                if self._crowded(rows, len(self._running) + 1, length):
-                    self._rows.close_up(keep=row if there and len(self._rows.parked) > 1 else -1)
+                bucket, row, there = self._choose_row(needed, source, shared, near, there)
+                if self._rows.crowded(self._room, bucket, row + 1, needed):
+                    self._rows.close_up(near if there and len(self._rows.parked) > 1 else None)
                     self._rows_changed = True
                     continue
-                if not self._make_room(rows, length):
+                if not self._make_room(not self._running, bucket, row + 1, needed):
                     break
-                self._fill(row, source, there, shared)
+                self._fill(bucket, row, source, there, shared)
                 request.usage.cached += shared
                 request.computed = shared
                 if self._sparse_layers:
                     request.made = bytearray(source.made[:shared]) if source is not None else bytearray()
                 request.slot = self._free_slots.pop()
-                self._rows.start(self._waiting.popleft(), row)
+                self._rows.start(self._waiting.popleft(), bucket, row)
                 wave.append(request)
                 if request.control is not None:
                     self._admit_control(request)
@@ -410,31 +409,37 @@ class TransformersEngine(ThreadedEngine[RowRequest]):
         )
         return sparse.reusable(source.made, shared, request.prompt_length, scoring=request.scoring, goes_on=goes_on)
 
-    def _choose_row(self, source: Source | None, shared: int, near: int, there: int) -> tuple[int, int]:
+    def _choose_row(
+        self, needed: int, source: Source | None, shared: int, near: Parked | None, there: int
+    ) -> tuple[Bucket, int, int]:
         """The row for a request, and how many of the tokens that it takes over are in there already.
 
         Args:
-            source: what it takes tokens over from.
+            needed: tokens that it has to have.
+            source: what the request takes tokens over from.
             shared: how many.
-            near: the parked row that shares most with it, -1 where there is none.
+            near: the parked row that shares most with it.
             there: how many that shares.
         """
-        parked = self._rows.parked.get(near)
         # Sparse keys and values of the same tokens may differ.
-        mixes = self._sparse_layers and source is not parked
-        if parked is None or mixes or 2 * there < parked.computed:
-            return self._rows.free(self.max_batch), 0
-        return near, min(there, shared)
+        mixes = self._sparse_layers and source is not near
+        if near is None or mixes or 2 * there < near.computed or near.bucket.most < needed:
+            bucket = self._rows.bucket(needed)
+            return bucket, bucket.free(self.max_batch), 0
+        return near.bucket, near.row, min(there, shared)
 
-    def _fill(self, row: int, source: Source | None, first: int, last: int) -> None:
+    def _fill(self, bucket: Bucket, row: int, source: Source | None, first: int, last: int) -> None:
         """Copy tokens from one place to another of what a request takes over into its row."""
         if source is None or first == last:
             return
         if isinstance(source, Prefix):
             for place, pages in source.pages(first, last):
-                self._cache.put(row, place, pages)
+                bucket.cache.put(row, place, pages)
+        elif source.bucket is bucket:
+            bucket.cache.move(source.row, row, first, last)
         else:
-            self._cache.move(source.row, row, first, last)
+            assert source.bucket is not None
+            bucket.cache.put(row, first, source.bucket.cache.view(source.row, first, last))
 
     def _is_source(self, row: RowRequest) -> bool:
         """Whether others may take over what a row has computed: not what a score read densely of a sparse chain."""
@@ -458,36 +463,27 @@ class TransformersEngine(ThreadedEngine[RowRequest]):
                 return index
         return None
 
-    def _crowded(self, rows: int, least: int, length: int) -> bool:
-        """Whether `rows` rows of `length` tokens do not fit, and they could be fewer: the `least` that are needed."""
-        loose = self._rows.parked or rows > least
-        return bool(loose) and rows * length > self.max_batch_tokens - self._forest.held
+    @property
+    def _room(self) -> int:
+        """Tokens of keys and values that rows may have."""
+        return self.max_batch_tokens - self._forest.held
 
-    def _make_room(self, rows: int, length: int) -> bool:
-        """Whether `rows` rows of `length` tokens fit; resizes the cache where they do and it is needed."""
-        limit = self.max_batch_tokens - self._forest.held
-        target = self._cache.length or FIRST_LENGTH
-        while target < length:
-            target *= 2
-        while target > FIRST_LENGTH and target // 4 >= length:
-            target //= 2
-        if rows * target > limit:
-            # Doubling is only for speed; near the limit the rows share what there is.
-            target = limit // rows
-            if target < length:
-                # Trees make room for a row that is there already, or for the first one: rows never wait for trees.
-                pressing = rows <= max(1, len(self._running))
-                return pressing and self._forest.give_way() and self._make_room(rows, length)
-        if target != self._cache.length or rows > self._cache.rows:
-            # Rows are added by doubling too, so that a small batch does not hold memory for a large one.
-            wanted = self._cache.rows if rows <= self._cache.rows else max(8, rows, 2 * self._cache.rows)
-            self._cache.resize(max(rows, min(wanted, self.max_batch, limit // target)), target)
-            self._rows_changed = True
-        return True
+    def _make_room(self, pressing: bool, bucket: Bucket | None = None, rows: int = 0, length: int = 0) -> bool:
+        """Whether all rows fit, among them `rows` rows of `length` tokens in `bucket`.
+
+        Trees make room where it is pressing, for rows that are there already or for the first one: those never wait for
+        trees.
+        """
+        before = self._rows.sizes
+        while not (fits := self._rows.fit(self._room, bucket, rows, length)):
+            if not (pressing and self._forest.give_way()):
+                break
+        self._rows_changed |= self._rows.sizes != before
+        return fits
 
     def _prefill(self, first: int) -> None:
         """Compute the prompts of the rows from `first` on, all but each one's final token."""
-        wave = sorted(self._running[first:], key=lambda request: request.row)
+        wave = sorted(self._running[first:], key=_place)
         while rows := [request for request in wave if request.computed < self._prefilled_to(request)]:
             scoring = any(request.score_from is not None for request in rows)
             most = min(PREFILL_CHUNK, SCORE_LOGITS // self._vocabulary) if scoring else PREFILL_CHUNK
@@ -501,11 +497,10 @@ class TransformersEngine(ThreadedEngine[RowRequest]):
             ids = torch.tensor([part + [0] * (width - len(part)) for part in parts], device=self.device)
             # Padding is written after a row's own tokens and overwritten when the row gets there.
             offsets = torch.arange(width, device=self.device)
-            positions = (start[:, None] + offsets).clamp(max=self._cache.length - 1)
-            window: slice | list[int] = slice(rows[0].row, rows[-1].row + 1)
-            if rows[-1].row - rows[0].row >= len(rows):
-                window = [request.row for request in rows]
-            logits = self._forward(ids, positions, window, logits_to_keep=0 if scoring else 1)
+            windows, lengths = self._windows_of(rows)
+            last = torch.tensor(lengths, device=self.device)[:, None] - 1
+            positions = torch.minimum(start[:, None] + offsets, last)
+            logits = self._forward(ids, positions, windows, logits_to_keep=0 if scoring else 1)
             for index, (request, part) in enumerate(zip(rows, parts, strict=True)):
                 if request.score_from is not None:
                     self._note_scores(request, part, logits[index])
@@ -517,6 +512,19 @@ class TransformersEngine(ThreadedEngine[RowRequest]):
         for request in [request for request in wave if request.score_from is not None]:
             self._leave(request)
             request.finish_scores()
+
+    @staticmethod
+    def _windows_of(rows: Sequence[RowRequest]) -> tuple[list[Window], list[int]]:
+        """Where requests that are sorted by place run, and for each of them the tokens that there is room for."""
+        windows: list[Window] = []
+        lengths = []
+        for bucket, group in groupby(rows, key=lambda request: request.bucket):
+            assert bucket is not None
+            places = [request.row for request in group]
+            lengths += [bucket.cache.length] * len(places)
+            together = places[-1] - places[0] < len(places)
+            windows.append((bucket, slice(places[0], places[-1] + 1) if together else places))
+        return windows, lengths
 
     def _note_scores(self, request: RowRequest, part: list[int], logits: torch.Tensor) -> None:
         """Keep what the distributions after `part` say of the tokens that follow each position."""
@@ -542,29 +550,18 @@ class TransformersEngine(ThreadedEngine[RowRequest]):
     # -- one token for every running row
 
     def _step(self) -> None:
-        self._rows_changed |= self._rows.close_gaps()
-        # The newest token of each row is about to be computed, so every row needs room for all it has.
-        used, length = self._rows.occupied, self._rows.longest
-        if self._crowded(used, len(self._running), length):
-            self._rows.close_up()
-            self._rows_changed = True
-            used, length = self._rows.occupied, self._rows.longest
-        while not self._make_room(used, length):
-            # The newest row gives way.
-            self._preempt(self._running[-1])
-            self._rows.close_up()
-            used, length = self._rows.occupied, self._rows.longest
+        self._fit_rows()
+        if not self._running:
+            return
         if self._rows_changed:
             self._rebuild_rows()
         self.peak_batch = max(self.peak_batch, len(self._running))
-        self._rows.steps += 1
+        self._rows.stepped()
         tokens, positions = self._tokens, self._positions
         if self._places is not None:  # rows in between that nobody runs in compute something, too
             tokens = torch.zeros_like(self._idle).index_copy_(0, self._places, tokens)
             positions = self._idle.index_copy(0, self._places, positions)
-        with self._reading(positions):
-            logits = self._forward(tokens[:, None], positions[:, None], self._span, logits_to_keep=1)
-        logits = logits[:, -1].float()
+        logits = self._decode(tokens[:, None], positions[:, None])[:, -1].float()
         if self._places is not None:
             logits = logits[self._places]
         noted = self._note_distributions(logits)
@@ -600,30 +597,72 @@ class TransformersEngine(ThreadedEngine[RowRequest]):
             self._leave(request)
             request.finish(end)
 
+    def _fit_rows(self) -> None:
+        """Have all rows in their buckets, with room for all of their tokens; where there is none, the newest give way.
+
+        The newest token of each row is about to be computed, so every row needs room for all it has.
+        """
+        for request in [request for request in self._running if request.outgrown]:
+            self._rows_changed = True
+            closed = False
+            while request.bucket is not None and not self._rows.move_up(request, self._room):
+                if not closed:
+                    self._rows.close_up()
+                    closed = True
+                elif not self._forest.give_way():
+                    self._preempt(self._running[-1])
+        self._rows_changed |= self._rows.close_gaps()
+        if self._rows.crowded(self._room):
+            self._rows.close_up()
+            self._rows_changed = True
+        while not self._make_room(True):
+            self._preempt(self._running[-1])
+            self._rows.close_up()
+
+    def _decode(self, tokens: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        """The decoding step of all rows: (B, 1) tokens at (B, 1) positions, to (B, 1, V) logits."""
+        if not self._sparse_layers:
+            return self._forward(tokens, positions, self._windows, logits_to_keep=1)
+        outputs = []
+        first = 0
+        for bucket, window in self._windows:
+            assert isinstance(window, slice)
+            here = slice(first, first + window.stop - window.start)
+            with self._reading(bucket, window.start, positions[here, 0]):
+                outputs.append(self._forward(tokens[here], positions[here], [(bucket, window)], logits_to_keep=1))
+            first = here.stop
+        return torch.cat(outputs)
+
     @contextmanager
-    def _reading(self, positions: torch.Tensor) -> Iterator[None]:
-        """Within, the decoding step at (B,) positions reads a budget, where this engine decodes so.
+    def _reading(self, bucket: Bucket, first: int, positions: torch.Tensor) -> Iterator[None]:
+        """Within, the decoding step of a bucket's rows from the first on reads a budget.
+
+        Args:
+            bucket: whose rows take the step.
+            first: the first of them.
+            positions: (B,) of their tokens.
 
         Raises:
             EngineError: somebody gave the model another attention.
         """
-        if not self._sparse_layers:
-            yield
-            return
-        behind = {request: request.computed - (request.prompt_length - 1) for request in self._order}
+        behind = {request: request.computed - (request.prompt_length - 1) for request in bucket.running}
         # Tokens of a prompt that is taken in step by step are prefill.
-        whole = [request.row - self._span.start for request, after in behind.items() if after < 0]
+        whole = [request.row - first for request, after in behind.items() if after < 0]
         step = sparse.Reading(self.attention, positions + 1, whole)
-        with sparse.reading(step):
+        with attending(step):
             yield
-        if step.layers != self._sparse_layers:
-            raise EngineError(f"the attention of {self.name} was replaced while it decoded by {self.attention}")
+        self._check_attention(step.layers, self._sparse_layers)
         for request, after in behind.items():
             request.made.append(sparse.DENSE if after < 0 else sparse.WRITTEN if after else sparse.SEAM)
 
+    def _check_attention(self, layers: int, expected: int) -> None:
+        """Refuse the outcome of a pass in which not all layers had our attention."""
+        if layers != expected:
+            raise EngineError(f"the attention of {self.name} was replaced while it decoded by {self.attention}")
+
     def _rebuild_rows(self) -> None:
         """Row-wise tensors, made again only when a row has come or gone or moved."""
-        running = self._order = sorted(self._running, key=lambda request: request.row)
+        running = self._order = sorted(self._running, key=_place)
 
         def column(values: list[int]) -> torch.Tensor:
             return torch.tensor(values, device=self.device)
@@ -632,11 +671,17 @@ class TransformersEngine(ThreadedEngine[RowRequest]):
         self._choice = Choice.of(settings, [s.seed for s in settings], self.device)
         self._tokens = column([request.ids[request.computed] for request in running])
         self._positions = column([request.computed for request in running])
-        self._span = slice(running[0].row, running[-1].row + 1)
-        self._idle = column(self._rows.idle(self._span.start, self._span.stop))
-        self._places = column([request.row - self._span.start for request in running])
-        if len(self._idle) == len(running):
-            self._places = None
+        self._windows = []
+        idle: list[int] = []
+        places: list[int] = []
+        for bucket, group in groupby(running, key=lambda request: request.bucket):
+            assert bucket is not None
+            rows = [request.row for request in group]
+            places += [len(idle) + row - rows[0] for row in rows]
+            idle += bucket.idle(rows[0], rows[-1] + 1)
+            self._windows.append((bucket, slice(rows[0], rows[-1] + 1)))
+        self._idle = column(idle)
+        self._places = None if len(idle) == len(running) else column(places)
         self._control_rows = []
         for kind, controls in self._controls.items():
             rows = [row for row, request in enumerate(running) if type(request.control) is kind and not request.behind]
@@ -646,17 +691,36 @@ class TransformersEngine(ThreadedEngine[RowRequest]):
         self._rows_changed = False
 
     def _forward(
-        self, ids: torch.Tensor, positions: torch.Tensor, window: slice | list[int], logits_to_keep: int
+        self,
+        ids: torch.Tensor,
+        positions: torch.Tensor,
+        windows: Sequence[Window],
+        logits_to_keep: int,
     ) -> torch.Tensor:
-        """One forward pass; (B, S) ids at (B, S) positions of the rows in `window`, giving (B, S or 1, V) logits."""
-        rows = range(window.start, window.stop) if isinstance(window, slice) else window
-        running = {request.row: request for request in self._running}
-        visible = max(len(running[row].ids) for row in rows if row in running)
-        self._cache.aim(window, positions, visible)
-        columns = torch.arange(visible, device=self.device)
-        seen = columns <= positions[:, :, None]
-        long = [row in running and running[row].long for row in rows]
-        return self._attend(self._cache, ids, positions, seen, columns, logits_to_keep, long)
+        """One forward pass; (B, S) ids at (B, S) positions of the rows in `windows`, giving (B, S or 1, V) logits."""
+        parts: list[Part] = []
+        long: list[bool] = []
+        for bucket, window in windows:
+            rows = range(window.start, window.stop) if isinstance(window, slice) else window
+            running = {request.row: request for request in bucket.running}
+            here = slice(len(long), len(long) + len(rows))
+            visible = max(len(running[row].ids) for row in rows if row in running)
+            bucket.cache.aim(window, positions[here], visible)
+            columns = torch.arange(visible, device=self.device)
+            masks = self._masks(columns <= positions[here][:, :, None], positions[here], columns)
+            parts.append(Part(bucket.cache, here, masks))
+            long += [row in running and running[row].long for row in rows]
+        if len(parts) > 1 and self._joined_layers:
+            cache = JoinedCache(parts)
+            with attending(cache):
+                logits = self._compute(cache, ids, positions, cache.marks, logits_to_keep, long)
+            self._check_attention(cache.layers_attended, self._joined_layers)
+            return logits
+        outputs = []
+        for part in parts:
+            own, places = ids[part.rows], positions[part.rows]
+            outputs.append(self._compute(part.cache, own, places, part.masks, logits_to_keep, long[part.rows]))
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
     def _attend(
         self,
@@ -666,27 +730,47 @@ class TransformersEngine(ThreadedEngine[RowRequest]):
         seen: torch.Tensor,
         depths: torch.Tensor,
         logits_to_keep: int,
-        long: Sequence[bool] | None = None,
     ) -> torch.Tensor:
-        """See `Attend`; `long` says which rows are long sequences to the rotary factors, none of them unless given."""
-        mask = self._mask(seen[:, None])
-        masks: torch.Tensor | dict[str, torch.Tensor] = mask
-        if "sliding_attention" in self._layer_kinds:
-            near = depths.view(-1, 1, depths.shape[-1]) > positions[:, :, None] - self._window
-            windowed = self._mask((seen & near)[:, None])
-            masks = {"full_attention": mask, "sliding_attention": windowed}
-            if self._layer_kinds == {"sliding_attention"}:
-                masks = windowed
-        with nullcontext() if self._rotary is None else self._rotary.rows(long or [False] * len(ids)):
+        """See `Attend`."""
+        masks = self._masks(seen, positions, depths)
+        return self._compute(cache, ids, positions, masks, logits_to_keep, [False] * len(ids))
+
+    def _compute(
+        self,
+        cache: Cache,
+        ids: torch.Tensor,
+        positions: torch.Tensor,
+        masks: Masks,
+        logits_to_keep: int,
+        long: Sequence[bool],
+    ) -> torch.Tensor:
+        """The model; `long` says which rows are long sequences to the rotary factors."""
+        with nullcontext() if self._rotary is None else self._rotary.rows(long):
             output = self.model(
                 input_ids=ids,
-                attention_mask=masks,
+                attention_mask=of_kinds(masks),
                 position_ids=positions,
                 past_key_values=cache,
                 use_cache=True,
                 logits_to_keep=logits_to_keep,
             )
         return output.logits  # type: ignore[no-any-return]
+
+    def _masks(self, seen: torch.Tensor, positions: torch.Tensor, depths: torch.Tensor) -> Masks:
+        """What each kind of attention adds to its scores.
+
+        Args:
+            seen: (B, S, visible) bool, what each token may attend to.
+            positions: (B, S) the places of these tokens in their sequences.
+            depths: (B, visible) or (visible,) the places of those that are seen.
+        """
+        masks = {}
+        if "full_attention" in self._layer_kinds:
+            masks["full_attention"] = self._mask(seen[:, None])
+        if "sliding_attention" in self._layer_kinds:
+            near = depths.view(-1, 1, depths.shape[-1]) > positions[:, :, None] - self._window
+            masks["sliding_attention"] = self._mask((seen & near)[:, None])
+        return masks
 
     def _mask(self, seen: torch.Tensor) -> torch.Tensor:
         """What to add to attention scores: eager attention, all that some models have, takes no mask of bools."""
@@ -728,7 +812,7 @@ class TransformersEngine(ThreadedEngine[RowRequest]):
         elif self._rows.parked:
             self._rows.close_up()
             self._rows_changed = True
-        room = self.max_batch_tokens - self._cache.rows * self._cache.length
+        room = self.max_batch_tokens - self._rows.held
         self._forest.step(self._store, room, alone=not self._running)
 
     # -- letting requests go
@@ -742,12 +826,14 @@ class TransformersEngine(ThreadedEngine[RowRequest]):
 
     def _leave(self, request: RowRequest) -> None:
         """Take a request out of its row: store what it has computed, and park the row."""
-        row, end = request.row, request.computed
+        bucket, row, end = request.bucket, request.row, request.computed
+        assert bucket is not None
         stored = bool(self.max_cached_tokens) and self._is_source(request)
         if stored:
             store = self._long_store if request.long else self._store
             following = request.ids[end] if self._sparse_layers and end < len(request.ids) else None
-            store.add(request.ids, end, lambda first, last: self._cache.view(row, first, last), request.made, following)
+            held = bucket.cache
+            store.add(request.ids, end, lambda first, last: held.view(row, first, last), request.made, following)
         # While trees are open the rows leave them all the room they can.
         self._rows.leave(request, park=stored and end >= LEAST and not self._forest.trees)
         self._free_slots.append(request.slot)
@@ -765,6 +851,12 @@ class TransformersEngine(ThreadedEngine[RowRequest]):
         self._controls[kind].admit(request.slot, control)
         if written := request.ids[request.prompt_length :]:
             self._controls[kind].resume(request.slot, written, request.paused)
+
+
+def _place(request: RowRequest) -> tuple[int, int]:
+    """Where a request runs, to sort by."""
+    assert request.bucket is not None
+    return request.bucket.most, request.row
 
 
 def _layer_kinds(config: Any, name: str) -> set[str]:

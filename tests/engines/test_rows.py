@@ -9,7 +9,7 @@ from engines.test_transformers_engine import GREEDY, continued, crowd, likeliest
 
 from satisfice.engines import rows as rows_module
 from satisfice.engines.kv import RowCache
-from satisfice.engines.rows import GRACE, SHORT, RowRequest, Rows
+from satisfice.engines.rows import GRACE, SHORT, Bucket, Rows, RowRequest
 
 
 @pytest.fixture
@@ -129,14 +129,22 @@ def request_of(ids, computed):
     return request
 
 
-def rows_of(lengths):
+def bucket_of(lengths):
     """Rows of which every one runs a request, with its number in all keys and values."""
-    rows = Rows()
-    rows.cache.resize(len(lengths), 2 * SHORT + 2)
+    rows = Bucket(2 * SHORT + 2)
+    rows.cache.resize(len(lengths), rows.most)
     for number, length in enumerate(lengths):
         keys = torch.full((1, length, 1), float(number))
         rows.cache.put(number, 0, [(keys, -keys)])
         rows.start(request_of(range(1000 * number, 1000 * number + length + 1), length), number)
+    return rows
+
+
+def rows_of(lengths):
+    """Those of one bucket."""
+    rows, bucket = Rows(len(lengths)), bucket_of(lengths)
+    rows.buckets = [bucket]
+    rows.running = list(bucket.running)
     return rows
 
 
@@ -145,7 +153,7 @@ def held_in(rows, row):
 
 
 def test_a_long_row_keeps_its_place_for_a_while_and_a_short_one_does_not():
-    rows = rows_of([300, 20, 300, 30, 40])
+    rows = bucket_of([300, 20, 300, 30, 40])
     first, short, third, fourth, last = rows.running
     rows.leave(short, park=True)
     rows.leave(third, park=True)
@@ -167,16 +175,17 @@ def test_a_request_finds_the_row_that_holds_most_of_it():
     rows = rows_of([50, 60])
     for request in list(rows.running):
         rows.leave(request, park=True)
-    rows.parked[1].ids[:30] = range(30)
-    assert rows.nearest(request_of(range(40), 0), 39) == (0, 39)
-    assert rows.nearest(request_of([*range(30), 1030, 1031], 0), 31) == (1, 31)
-    assert rows.nearest(request_of([*range(5), 9], 0), 5) == (-1, 0)
-    rows.parked[0].long = True
-    assert rows.nearest(request_of(range(40), 0), 39) == (1, 30)
+    [first, second] = rows.parked
+    second.ids[:30] = range(30)
+    assert rows.nearest(request_of(range(40), 0), 39) == (first, 39)
+    assert rows.nearest(request_of([*range(30), 1030, 1031], 0), 31) == (second, 31)
+    assert rows.nearest(request_of([*range(5), 9], 0), 5) == (None, 0)
+    first.long = True
+    assert rows.nearest(request_of(range(40), 0), 39) == (second, 30)
 
 
 def test_rows_close_up_and_one_that_is_parked_may_come_along():
-    rows = rows_of([10, 20, 30, 40])
+    rows = bucket_of([10, 20, 30, 40])
     first, second, third, fourth = rows.running
     rows.leave(first, park=False)
     rows.leave(second, park=True)
@@ -190,9 +199,9 @@ def test_rows_close_up_and_one_that_is_parked_may_come_along():
 
 
 def test_what_a_full_parked_row_loses_to_a_step_is_not_offered():
-    rows = rows_of([20, 30])
+    rows = bucket_of([20, 30])
     first = rows.running[0]
     rows.cache.resize(2, 20)
     rows.leave(first, park=True)
     assert rows.idle(0, 1) == [19]
-    assert rows.nearest(request_of(range(30), 0), 29) == (0, 19)
+    assert rows.parked[0].computed == 19

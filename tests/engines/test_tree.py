@@ -17,6 +17,7 @@ from transformers import (
 
 from satisfice.engines.base import Capability, Child, Engine, EngineClosed, EngineError, Sampling, TokenTree, Usage
 from satisfice.engines.transformers import TransformersEngine
+from satisfice.engines.kv import RowCache
 from satisfice.engines.tree import FIRST_SLOTS
 
 GREEDY = Sampling(temperature=0.0, top_p=1.0, max_tokens=24)
@@ -395,15 +396,15 @@ async def test_trees_that_had_to_give_way_go_on_as_if_nothing_had_happened(make_
 async def test_a_tree_and_ordinary_requests_share_the_room(make_engine, one_by_one):
     engine, most = make_engine(max_batch_tokens=260, max_cached_tokens=0), 0
     sampling = replace(SAMPLED, max_tokens=60, ignore_eos=True)
-    resize = type(engine._cache).resize
+    resize = RowCache.resize
 
     def watched(cache, rows, length):
         nonlocal most
         resize(cache, rows, length)
-        most = max(most, engine._forest.held + engine._cache.rows * engine._cache.length)
+        most = max(most, engine._forest.held + engine._rows.held)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(type(engine._cache), "resize", watched)
+        patch.setattr(RowCache, "resize", watched)
         grown, *written = await asyncio.wait_for(
             asyncio.gather(
                 asyncio.gather(*(whole(engine, *plan) for plan in plans())),
