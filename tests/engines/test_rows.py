@@ -9,7 +9,7 @@ from engines.test_transformers_engine import GREEDY, continued, crowd, likeliest
 
 from satisfice.engines import rows as rows_module
 from satisfice.engines.kv import RowCache
-from satisfice.engines.rows import GRACE, SHORT, Bucket, Rows, RowRequest
+from satisfice.engines.rows import GRACE, SHORT, Bucket, RowRequest, Rows
 
 
 @pytest.fixture

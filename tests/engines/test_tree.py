@@ -16,8 +16,8 @@ from transformers import (
 )
 
 from satisfice.engines.base import Capability, Child, Engine, EngineClosed, EngineError, Sampling, TokenTree, Usage
-from satisfice.engines.transformers import TransformersEngine
 from satisfice.engines.kv import RowCache
+from satisfice.engines.transformers import TransformersEngine
 from satisfice.engines.tree import FIRST_SLOTS
 
 GREEDY = Sampling(temperature=0.0, top_p=1.0, max_tokens=24)
