@@ -4,6 +4,7 @@ import asyncio
 import enum
 import importlib
 import json
+import random
 import sys
 from dataclasses import dataclass, field, replace
 from types import ModuleType, SimpleNamespace
@@ -516,16 +517,21 @@ def test_v1_waits_for_a_token_that_is_still_a_placeholder(plugin):
     assert stepped(processor, 1)[0, ids("\n")[0]] == 1e8
 
 
+SLOTS = 12
+
+
 @dataclass
 class Requests:
     """Runner V2's state of requests."""
 
-    max_num_reqs: int = 4
+    max_num_reqs: int = SLOTS
     device: str = "cpu"
     vocab_size: int = len(LAB)
-    prompt_len: Any = field(default_factory=lambda: SimpleNamespace(np=np.zeros(4, dtype=np.int32)))
-    prefill_len: Any = field(default_factory=lambda: SimpleNamespace(np=np.zeros(4, dtype=np.int32)))
-    all_token_ids: Any = field(default_factory=lambda: SimpleNamespace(gpu=torch.zeros((4, 200), dtype=torch.int32)))
+    prompt_len: Any = field(default_factory=lambda: SimpleNamespace(np=np.zeros(SLOTS, dtype=np.int32)))
+    prefill_len: Any = field(default_factory=lambda: SimpleNamespace(np=np.zeros(SLOTS, dtype=np.int32)))
+    all_token_ids: Any = field(
+        default_factory=lambda: SimpleNamespace(gpu=torch.zeros((SLOTS, 200), dtype=torch.int32))
+    )
 
     def enter(self, processor, slot, wishes, prompt, written=()):
         filled = [*prompt, *written]
@@ -576,6 +582,93 @@ def test_v2_follows_its_requests_by_slot(plugin):
     logits = torch.zeros((1, len(LAB)))
     assert processor.apply(logits, step((0, twelve, last + 1))) is logits
     assert not logits.any()
+
+
+def drafted_step(*requests):
+    """A step of runner V2 in which tokens are drafted: of each request its slot, the position of its last token, and
+    that token with those drafted behind it."""
+    rows = [(slot, token, last + place, place) for slot, last, tokens in requests for place, token in enumerate(tokens)]
+    slots, tokens, positions, places = (torch.tensor(column) for column in zip(*rows, strict=True))
+    own = torch.tensor([slot for slot, _, _ in requests])
+    return SimpleNamespace(
+        expanded_idx_mapping=slots, expanded_local_pos=places, idx_mapping=own, idx_mapping_np=own.numpy(),
+        input_ids=tokens, pos=positions,
+    )  # fmt: skip
+
+
+DRAFTED = {
+    "nothing": {},
+    "bias": {"thinking_bias": 2},
+    "temperature": {"thinking_temperature": 0.5, "suppress_reflection": True},
+    "cap": {"max_thinking_tokens": 7, "answer_cue": "The answer is "},
+    "ramp": {"max_thinking_tokens": 20, "soft_thinking_tokens": 2, "ramp_bias": 9},
+    "waits": {"min_thinking_endings": 2, "wait_word": "But wait, let me check.\n", "thinking_bias": 1},
+    "room": {"answer_tokens": 40, "answer_cue": "So "},
+    "landing": {"max_thinking_tokens": 12, "hint": "So ", "hint_lead": 6, "grace_tokens": 20, "grace_end": "line"},
+    "loops": {"stop_loops": True, "loop_ngram": 2, "loop_repeats": 2, "loop_window": 32, "loop_end": "token"},
+    "sure": {"confidence_above": 0.5, "confidence_window": 4, "confidence_top": 3, "confidence_end": "token"},
+}
+
+
+@pytest.mark.parametrize("likely", [0.2, 0.8])
+def test_drafts_change_no_response(plugin, likely):
+    """Whatever is drafted, and however much of it is accepted, a control edits what it edits without drafts."""
+    words = ids("12 7 Wait So\n</think>.")
+
+    def logits_of(number, position):
+        """What a model makes of a place: little it would rather write than other words."""
+        draw = torch.Generator().manual_seed(1000 * number + position)
+        logits = torch.full((len(LAB),), -9.0)
+        logits[words] = 3 * torch.rand(len(words), generator=draw)
+        return logits
+
+    def without(number, xargs, count):
+        requests = Requests()
+        processor = plugin.ThinkingControls(config(), requests)
+        requests.enter(processor, 1, parameters(**xargs), PROMPT)
+        sequence = list(PROMPT)
+        for _ in range(count):
+            last = len(sequence) - 1
+            edited = processor.apply(logits_of(number, last)[None], step((1, sequence[-1], last)))
+            sequence.append(int(edited.argmax()))
+        return sequence
+
+    wanted = [without(number, xargs, 60) for number, xargs in enumerate(DRAFTED.values())]
+    assert len({tuple(sequence) for sequence in wanted}) > 7
+    rng = random.Random(likely)
+    requests = Requests()
+    settings = config(speculative_config=SimpleNamespace(num_speculative_tokens=3), use_v2_model_runner=True)
+    processor = plugin.ThinkingControls(settings, requests)
+    sequences = [list(PROMPT) for _ in DRAFTED]
+    begins = [rng.randrange(4) for _ in DRAFTED]  # so that others enter while some have drafts
+    accepted = 0
+    for turn in range(100):
+        asked = []
+        for number, xargs in enumerate(DRAFTED.values()):
+            sequence = sequences[number]
+            if turn == begins[number]:
+                requests.enter(processor, number, parameters(**xargs), PROMPT)
+            if turn < begins[number] or len(sequence) >= len(wanted[number]):
+                continue
+            ahead = wanted[number][len(sequence) :]
+            drafts = [
+                ahead[place] if place < len(ahead) and rng.random() < likely else rng.choice([*words, -1])
+                for place in range(rng.choice([0, 3, 3]) if turn > begins[number] else 0)
+            ]
+            asked.append((number, len(sequence) - 1, [sequence[-1], *drafts]))
+        if not asked:
+            break
+        rng.shuffle(asked)
+        rows = [logits_of(number, last + place) for number, last, tokens in asked for place in range(len(tokens))]
+        chosen = processor.apply(torch.stack(rows), drafted_step(*asked)).argmax(1).tolist()
+        for number, _, (_, *drafts) in asked:
+            own, chosen = chosen[: len(drafts) + 1], chosen[len(drafts) + 1 :]
+            kept = next((place for place, draft in enumerate(drafts) if own[place] != draft), len(drafts))
+            accepted += kept
+            sequences[number] += own[: kept + 1]
+    assert accepted > (300 if likely > 0.5 else 30)
+    for name, sequence, expected in zip(DRAFTED, sequences, wanted, strict=True):
+        assert sequence[: len(expected)] == expected, name
 
 
 def test_v1_and_v2_write_the_same_response(plugin):
@@ -727,7 +820,15 @@ def refusal(plugin, settings, request):
 
 def test_the_door_refuses_with_the_reason(plugin):
     assert "did you mean" in refusal(plugin, config(), parameters(thinking_bais=1))
-    assert "speculative" in refusal(plugin, config(speculative_config=object()), parameters(thinking_bias=1))
+    drafting = SimpleNamespace(num_speculative_tokens=3)
+    assert "VLLM_USE_V2_MODEL_RUNNER=1" in refusal(
+        plugin, config(speculative_config=drafting), parameters(thinking_bias=1)
+    )
+    second = config(speculative_config=drafting, use_v2_model_runner=True)
+    at_the_door(plugin, second, parameters(thinking_bias=1, confidence_above=3, confidence_top=20))
+    assert "confidence_top=20" in refusal(plugin, second, parameters(confidence_above=-0.1))
+    sure = ThinkingBudget(confidence=ConfidenceRule(above=-0.1, window=3))
+    assert "confidence_top=20" in refusal(plugin, second, parameters(satisfice_control=encode_control(sure)))
     asynchronous = config(scheduler_config=SimpleNamespace(async_scheduling=True, max_num_seqs=4))
     assert "--logits-processors" in refusal(plugin, asynchronous, parameters(thinking_bias=1))
     structured = parameters(max_thinking_tokens=5)

@@ -139,16 +139,21 @@ class ControlBatch(ABC):
             state = following[state]
         self.state[slot] = state
 
-    def snapshot(self) -> tuple[torch.Tensor, ...]:
-        """What `observe` and `apply` change, of all slots: a host that drafts tokens may have to go back to it.
+    def changing(self) -> dict[str, torch.Tensor]:
+        """What `look`, `apply` and `observe` change, by name, (N, ...) each: the tensors themselves, to write into.
 
-        Subclasses that keep more than `state` override this and `restore`.
+        Subclasses that keep more than `state` override this.
         """
-        return (self.state.clone(),)
+        return {"state": self.state}
+
+    def snapshot(self) -> tuple[torch.Tensor, ...]:
+        """A copy of what changes: a host that drafts tokens may have to go back to it."""
+        return tuple(each.clone() for each in self.changing().values())
 
     def restore(self, snapshot: tuple[torch.Tensor, ...]) -> None:
         """Go back to where `snapshot` was taken; no slot was given to another request since."""
-        self.state.copy_(snapshot[0])
+        for each, taken in zip(self.changing().values(), snapshot, strict=True):
+            each.copy_(taken)
 
     def thinking(self, slots: torch.Tensor) -> torch.Tensor:
         """(B,) bool: which rows are inside thinking."""

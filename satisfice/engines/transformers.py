@@ -658,7 +658,9 @@ class TransformersEngine(ThreadedEngine[RowRequest]):
     def _check_attention(self, layers: int, expected: int) -> None:
         """Refuse the outcome of a pass in which not all layers had our attention."""
         if layers != expected:
-            raise EngineError(f"the attention of {self.name} was replaced while it ran; give the engine a model of its own")
+            raise EngineError(
+                f"the attention of {self.name} was replaced while it ran; give the engine a model of its own"
+            )
 
     def _rebuild_rows(self) -> None:
         """Row-wise tensors, made again only when a row has come or gone or moved."""

@@ -309,22 +309,26 @@ class ThinkingBudgetBatch(ControlBatch):
 
     def snapshot(self) -> tuple[torch.Tensor, ...]:
         """See `ControlBatch.snapshot`."""
-        looked = self.confidence.snapshot() if self._confident else ()
-        return *(each.clone() for each in self._changing()), *looked
+        looked = (self.confidence.distribution,) if self._confident else ()
+        return *super().snapshot(), *looked
 
     def restore(self, snapshot: tuple[torch.Tensor, ...]) -> None:
         """See `ControlBatch.restore`."""
-        changing = self._changing()
-        for each, taken in zip(changing, snapshot, strict=False):
-            each.copy_(taken)  # in place: `state` is a column of one
         if self._confident:
-            self.confidence.restore(snapshot[len(changing) :])
+            self.confidence.distribution = snapshot[-1]
+            snapshot = snapshot[:-1]
+        super().restore(snapshot)
 
-    def _changing(self) -> list[torch.Tensor]:
-        """What changes with every token, as far as it is in use."""
-        loops = [self.loops.history, self.loops.run, self.loops.held] if self._looping else []
-        landing = [self.landing] if self._reading else []
-        return [self.now, self.waiting, *landing, *loops]
+    def changing(self) -> dict[str, torch.Tensor]:
+        """See `ControlBatch.changing`; as far as it is in use. `state` is a column of `now`."""
+        found = {"now": self.now, "waiting": self.waiting}
+        if self._reading:
+            found["landing"] = self.landing
+        if self._looping:
+            found |= self.loops.changing()
+        if self._confident:
+            found |= self.confidence.changing()
+        return found
 
     @property
     def _reading(self) -> bool:

@@ -22,6 +22,7 @@ class ControlTable:
     Attributes:
         markers: the model's thinking format.
         slots: how many there are, `NOBODY` among them.
+        live: the batches of all classes of control that a request has, in the order in which they edit logits.
     """
 
     def __init__(self, markers: Markers, slots: int) -> None:
@@ -30,7 +31,7 @@ class ControlTable:
         self._batches: dict[type[Control], ControlBatch] = {}
         self._users: dict[type[Control], set[int]] = {}
         self._left: dict[type[Control], set[int]] = {}
-        self._live: list[ControlBatch] = []
+        self.live: list[ControlBatch] = []
 
     def admit(self, slot: int, controls: Sequence[Control], written: Sequence[int] = ()) -> None:
         """Give `slot` to a request.
@@ -67,34 +68,34 @@ class ControlTable:
 
     def observe(self, tokens: torch.Tensor, slots: torch.Tensor) -> None:
         """Take note of the tokens that were chosen; (B,) int64 each."""
-        for batch in self._live:
+        for batch in self.live:
             batch.observe(tokens, slots)
 
     def follow(self, tokens: np.ndarray, slots: np.ndarray) -> None:
         """The same for a host that has them on the CPU, see `ControlBatch.follow`; one of the two is called, always."""
-        for batch in self._live:
+        for batch in self.live:
             batch.follow(tokens, slots)
 
     def look(self, logits: torch.Tensor, slots: torch.Tensor) -> None:
         """Show all controls the logits that none of them has edited; (B, V) and (B,) int64."""
-        for batch in self._live:
+        for batch in self.live:
             batch.look(logits, slots)
 
     def apply(self, logits: torch.Tensor, slots: torch.Tensor) -> None:
         """Edit logits in place; (B, V) and (B,) int64."""
-        for batch in self._live:
+        for batch in self.live:
             batch.apply(logits, slots)
 
     def snapshot(self) -> list[tuple[torch.Tensor, ...]]:
         """Where all requests stand; see `ControlBatch.snapshot`."""
-        return [batch.snapshot() for batch in self._live]
+        return [batch.snapshot() for batch in self.live]
 
     def restore(self, snapshot: list[tuple[torch.Tensor, ...]]) -> None:
         """Go back to where `snapshot` was taken; nobody was admitted or released since."""
-        for batch, taken in zip(self._live, snapshot, strict=True):
+        for batch, taken in zip(self.live, snapshot, strict=True):
             batch.restore(taken)
 
     def _find_live(self) -> None:
         # All look before any of them edits. What is forced comes last, so that nothing else touches it.
         kinds = sorted((kind for kind, users in self._users.items() if users), key=lambda kind: kind is ThinkingBudget)
-        self._live = [self._batches[kind] for kind in kinds]
+        self.live = [self._batches[kind] for kind in kinds]

@@ -190,8 +190,22 @@ class Options(BaseModel):
             found.append(self._budget(markers, state, max_tokens, end_ids))
         return found
 
+    @property
+    def confidence_rule(self) -> ConfidenceRule | None:
+        """How sure, or how unsure, ends thinking."""
+        if self.confidence_above is None and self.confidence_below is None:
+            return None
+        return ConfidenceRule(
+            above=self.confidence_above,
+            below=self.confidence_below,
+            window=self.confidence_window,
+            least=self.confidence_min_tokens,
+            end=self.confidence_end,
+            top=self.confidence_top,
+        )
+
     def _budget(self, markers: Markers, state: int, max_tokens: int, end_ids: tuple[int, ...]) -> ThinkingBudget:
-        confidence, loops = None, None
+        loops = None
         if self.stop_loops:
             loops = LoopRule(
                 ngram=self.loop_ngram,
@@ -200,15 +214,6 @@ class Options(BaseModel):
                 periodic=self.loop_periodic,
                 end=self.loop_end,
                 grace=self.loop_grace,
-            )
-        if self.confidence_above is not None or self.confidence_below is not None:
-            confidence = ConfidenceRule(
-                above=self.confidence_above,
-                below=self.confidence_below,
-                window=self.confidence_window,
-                least=self.confidence_min_tokens,
-                end=self.confidence_end,
-                top=self.confidence_top,
             )
         most = self.max_thinking_tokens
         budget = ThinkingBudget(
@@ -225,7 +230,7 @@ class Options(BaseModel):
             grace=self.grace_tokens,
             grace_end=self.grace_end,
             loops=loops,
-            confidence=confidence,
+            confidence=self.confidence_rule,
         )
         if self.answer_tokens is None:
             return budget

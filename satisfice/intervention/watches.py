@@ -55,6 +55,10 @@ class LoopWatch:
         self.run[slot] = 0
         self.held[slot] = 0
 
+    def changing(self) -> dict[str, torch.Tensor]:
+        """What `observe` changes, see `ControlBatch.changing`."""
+        return {"history": self.history, "run": self.run, "held": self.held}
+
     def observe(
         self, tokens: torch.Tensor, slots: torch.Tensor, thinking: torch.Tensor, level: torch.Tensor
     ) -> torch.Tensor:
@@ -138,6 +142,7 @@ class ConfidenceWatch:
         values: (N, W) float, the last values, the newest first.
         filled: (N,) int64, how many values there are since the window began.
         fired: (N,) int64, at how many tokens the rule was met last, or -1.
+        distribution: (B, V) float, of the rows that were looked at last and whose rule reads the token alone.
     """
 
     def __init__(self, slots: int, device: torch.device) -> None:
@@ -150,7 +155,7 @@ class ConfidenceWatch:
         # What was seen of the next token: by slot the mean over the likeliest ones, and the row of a distribution.
         self._group = torch.full((slots,), torch.nan, device=device)
         self._row = torch.full((slots,), -1, device=device)
-        self._distribution = torch.zeros((1, 1), device=device)
+        self.distribution = torch.zeros((1, 1), device=device)
         self._single: set[int] = set()
         self._tops: dict[int, int] = {}
 
@@ -185,7 +190,7 @@ class ConfidenceWatch:
         """
         distribution = torch.log_softmax(logits.float(), dim=-1)
         if self._single:
-            self._distribution = distribution
+            self.distribution = distribution
             self._row.fill_(-1)
             self._row[slots] = torch.arange(len(slots), device=slots.device)
         if self._tops:
@@ -219,7 +224,7 @@ class ConfidenceWatch:
         """
         window, least, end, top = self.rule.index_select(0, slots).unbind(1)
         row = self._row.index_select(0, slots)
-        single = self._distribution[row.clamp(min=0), tokens.clamp(max=self._distribution.shape[1] - 1)]
+        single = self.distribution[row.clamp(min=0), tokens.clamp(max=self.distribution.shape[1] - 1)]
         value = torch.where(top > 0, self._group.index_select(0, slots), single.masked_fill(row < 0, torch.nan))
         self._row[slots], self._group[slots] = -1, torch.nan
         known, before = ~value.isnan(), self.filled.index_select(0, slots)
@@ -244,18 +249,15 @@ class ConfidenceWatch:
         kept = min(len(values), self.values.shape[1])  # both have room for the rule's window
         self.values[slot, :kept] = values[:kept]
 
-    def snapshot(self) -> tuple[torch.Tensor, ...]:
-        """What `look` and `observe` change, of all slots."""
-        changing = (self.values, self.filled, self.fired, self._row, self._group)
-        return *(each.clone() for each in changing), self._distribution  # the last is replaced, never changed
-
-    def restore(self, snapshot: tuple[torch.Tensor, ...]) -> None:
-        """Go back to where `snapshot` was taken."""
-        for each, taken in zip(
-            (self.values, self.filled, self.fired, self._row, self._group), snapshot[:-1], strict=True
-        ):
-            each.copy_(taken)
-        self._distribution = snapshot[-1]
+    def changing(self) -> dict[str, torch.Tensor]:
+        """What `look` and `observe` change, see `ControlBatch.changing`; `distribution` is replaced, never changed."""
+        return {
+            "values": self.values,
+            "filled": self.filled,
+            "fired": self.fired,
+            "row": self._row,
+            "group": self._group,
+        }
 
 
 _NO_BOUNDS = (torch.inf, -torch.inf)

@@ -21,7 +21,8 @@ from vllm.v1.sample.logits_processor import LogitsProcessor as V1Processor
 from satisfice.engines.control_batch import Markers
 from satisfice.engines.control_setting import Control, decode_control
 from satisfice.intervention.control_table import NOBODY, ControlTable
-from satisfice.intervention.controls import ThinkingBudget
+from satisfice.intervention.controls import ConfidenceRule, ThinkingBudget
+from satisfice.intervention.drafted import DraftedTokens
 from satisfice.intervention.options import OptionError, Options, check_against_model
 from satisfice.intervention.prompt_reader import PromptReader
 from satisfice.thinking import FAMILIES, ThinkingFormat, UnknownThinkingFormat
@@ -69,6 +70,7 @@ class Served:
         markers: the thinking format, on the CPU; None where `why_not` says why.
         reader: of prompts; None likewise.
         end_ids: tokens that end a response.
+        drafts: tokens that are drafted at once at most; 0 without speculative decoding.
     """
 
     why_not: str
@@ -76,6 +78,7 @@ class Served:
     markers: Markers | None = None
     reader: PromptReader | None = None
     end_ids: tuple[int, ...] = ()
+    drafts: int = 0
 
     @classmethod
     def of(cls, vllm_config: Any) -> "Served":
@@ -95,12 +98,20 @@ class Served:
             if served.markers is None:
                 raise OptionError(f"satisfice's defaults cannot be obeyed: {served.why_not}")
             check_against_model(options, served.markers, None)
+            if served.drafts:
+                _check_drafted(options.confidence_rule)
         return served
 
     @classmethod
     def _without_check(cls, vllm_config: Any, defaults: dict[str, Any]) -> "Served":
-        if vllm_config.speculative_config is not None:
-            return cls("satisfice controls thinking only without speculative decoding", defaults)
+        speculation = vllm_config.speculative_config
+        if speculation is not None and not getattr(vllm_config, "use_v2_model_runner", False):
+            # It drops installed processors there, without a word to them.
+            return cls(
+                "under speculative decoding vLLM's model runner V1 shows its logits to no processor: start the server "
+                "without it, or with runner V2 (VLLM_USE_V2_MODEL_RUNNER=1)",
+                defaults,
+            )
         if _sees_no_tokens(vllm_config):
             return cls(
                 "with asynchronous scheduling, this model runner shows its tokens only to a processor that it was "
@@ -132,6 +143,7 @@ class Served:
             markers,
             PromptReader(thinking_format, tokenizer),
             tuple(dict.fromkeys(token for token in end_ids if token is not None)),
+            0 if speculation is None else speculation.num_speculative_tokens,
         )
 
     def controls(self, parameters: Any, prompt_ids: list[int] | None) -> list[Control]:
@@ -284,9 +296,13 @@ def _check(parameters: Any) -> None:
     if served.markers is None:
         raise OptionError(served.why_not)
     if CONTROL in given:
-        _sent(parameters, served.markers)
+        sent = _sent(parameters, served.markers)
+        if served.drafts and isinstance(sent, ThinkingBudget):
+            _check_drafted(sent.confidence)
         return
     assert options is not None
+    if served.drafts:
+        _check_drafted(options.confidence_rule)
     if parameters.structured_outputs is not None and options.writes:
         raise OptionError(
             "max_thinking_tokens, answer_tokens, min_thinking_endings, stop_loops and confidence_above or _below write "
@@ -294,6 +310,18 @@ def _check(parameters: Any) -> None:
             "thinking_bias, or vLLM's thinking_token_budget"
         )
     check_against_model(options, served.markers, parameters.max_tokens, own_answer="answer_tokens" in given)
+
+
+def _check_drafted(rule: ConfidenceRule | None) -> None:
+    """Refuse a rule that cannot be followed through tokens that are drafted.
+
+    It would need the whole distribution after each of them, until the next step says which were accepted.
+    """
+    if rule is not None and not rule.top:
+        raise OptionError(
+            "confidence_above and confidence_below read the probability of each token, which is not kept for tokens "
+            "that are drafted: under speculative decoding say confidence_top=20, which reads the likeliest ones"
+        )
 
 
 # -- the processor
@@ -341,6 +369,7 @@ class ThinkingControls(V1Processor, V2Processor):
         self._new: dict[int, Any] = {}
         self._controlled = torch.zeros(requests, dtype=torch.bool).numpy()
         self._noted = torch.zeros(requests + 1, dtype=torch.int64, device=device)
+        self._drafted = DraftedTokens(self._table, self._served.drafts)
 
     def _decide(self, vllm_config: Any) -> Served:
         return Served.of(vllm_config)
@@ -442,13 +471,43 @@ class ThinkingControls(V1Processor, V2Processor):
             return logits
         slots = step.expanded_idx_mapping.long() + 1
         # The token at a row's input is the one that was chosen last, unless it is of the prompt.
-        position = step.pos.long()
+        position, tokens = step.pos.long(), step.input_ids.long()
+        if self._served.drafts:
+            self._follow_drafts(logits, slots, position, tokens, step)
+            return logits
         fresh = position > self._noted[slots]
         self._noted[slots] = torch.where(fresh, position, self._noted[slots])
-        self._table.observe(step.input_ids.long(), torch.where(fresh, slots, NOBODY))
+        self._table.observe(tokens, torch.where(fresh, slots, NOBODY))
         self._table.look(logits, slots)
         self._table.apply(logits, slots)
         return logits
+
+    def _follow_drafts(
+        self, logits: torch.Tensor, slots: torch.Tensor, position: torch.Tensor, tokens: torch.Tensor, step: Any
+    ) -> None:
+        """A step in which a request has several rows: after its last token, and after each that is drafted behind it.
+
+        How far its last token lies beyond the one noted before says how many drafts were accepted in between.
+        """
+        assert self._table is not None
+        place = step.expanded_local_pos.long()
+        one_row_each = len(logits) == len(step.idx_mapping_np)
+        owner = slots if one_row_each else step.idx_mapping.long() + 1
+        last = torch.zeros_like(self._noted).scatter_reduce_(0, slots, position - place, "amax")[owner]
+        accepted = last - self._noted[owner] - 1
+        fresh = accepted >= 0
+        self._drafted.go_back(owner, accepted.clamp(0, self._drafted.most), fresh)
+        before = self._noted[slots]
+        self._noted[owner] = torch.where(fresh, last, self._noted[owner])
+        # Rows that stand for a draft without a token are thrown away by vLLM.
+        seen = (position > before) & (tokens >= 0)
+        tokens = tokens.clamp(min=0)
+        for drafted in range(1 if one_row_each else self._drafted.most + 1):
+            here = torch.where(place == drafted, slots, NOBODY)
+            self._table.observe(tokens, torch.where(seen, here, NOBODY))
+            self._table.look(logits, here)
+            self._table.apply(logits, here)
+            self._drafted.take(drafted, owner)
 
     # -- both
 

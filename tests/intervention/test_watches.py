@@ -255,8 +255,10 @@ def test_restoring_takes_tokens_and_looks_back(top):
     reader = Reader(ConfidenceRule(above=above, window=2, top=top))
     reader.step(logits_of(SURE), [0])
     reader.watch.look(logits_of(SURE), reader.slots)
-    taken = reader.watch.snapshot()
+    taken = {name: each.clone() for name, each in reader.watch.changing().items()}, reader.watch.distribution
     wanted = reader.step(None, [0], look=False)
     reader.step(logits_of(UNSURE), [1])
-    reader.watch.restore(taken)
+    for name, each in reader.watch.changing().items():
+        each.copy_(taken[0][name])
+    reader.watch.distribution = taken[1]
     assert reader.step(None, [0], look=False) == wanted == [True]

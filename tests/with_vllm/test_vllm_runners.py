@@ -22,6 +22,30 @@ if os.environ["VLLM_USE_V2_MODEL_RUNNER"] == "1":
     triton.backends.backends["cpu"] = SimpleNamespace(driver=active, compiler=None)
 
 from vllm import LLM, SamplingParams
+
+drafted = []
+
+
+def propose(self, input_batch, *_, **__):
+    # vLLM's own kernel for n-grams does not run in the interpreter, so this stands in for it; what is drafted is up to
+    # the drafter, and what becomes of it is vLLM's own code.
+    requests = self.req_states
+    for place, slot in enumerate(input_batch.idx_mapping.tolist()):
+        ids = requests.all_token_ids.gpu[slot, : int(requests.total_len.gpu[slot])].tolist()
+        found = next((i for i in range(len(ids) - 3, 0, -1) if ids[i : i + 2] == ids[-2:]), None)
+        drafts = [] if found is None else ids[found + 2 : found + 2 + self.num_speculative_steps]
+        drafts += ids[-1:] * (self.num_speculative_steps - len(drafts))
+        self.drafts[place] = torch.tensor(drafts)
+        drafted.append(found is not None)
+    return self.drafts[: input_batch.num_reqs]
+
+
+if os.environ["VLLM_USE_V2_MODEL_RUNNER"] == "1":
+    import torch
+    from vllm.v1.worker.gpu.spec_decode.ngram.speculator import NgramGPUSpeculator
+
+    NgramGPUSpeculator.propose = propose
+
 from vllm.v1.core.sched.scheduler import Scheduler
 
 settings = json.load(sys.stdin)
@@ -37,19 +61,22 @@ llm = LLM(settings["model"], **(usual | settings["more"]))
 answers = {}
 for name, jobs in settings["batches"].items():
     parameters = [
-        SamplingParams(temperature=0, max_tokens=most, skip_special_tokens=False, extra_args=xargs or None)
-        for _, most, xargs in jobs
+        SamplingParams(
+            temperature=settings["temperature"], seed=index, max_tokens=most, skip_special_tokens=False,
+            extra_args=xargs or None,
+        )
+        for index, (_, most, xargs) in enumerate(jobs)
     ]
     messages = [[{"role": "user", "content": question}] for question, _, _ in jobs]
     outputs = llm.chat(messages, parameters, use_tqdm=False)
     answers[name] = [output.outputs[0].text for output in outputs]
 runner = type(llm.llm_engine.model_executor.driver_worker.worker.model_runner)
 v2 = any(base.__module__ == "vllm.v1.worker.gpu.model_runner" for base in runner.__mro__)
-print("ANSWERS" + json.dumps({"v2": v2, "preempted": len(preempted), **answers}))
+print("ANSWERS" + json.dumps({"v2": v2, "preempted": len(preempted), "drafted": sum(drafted), **answers}))
 """
 
 
-def run(version, batches, **more):
+def run(version, batches, *, temperature=0.0, **more):
     """The texts of each batch of `(question, max_tokens, vllm_xargs)`, by a fresh engine on one of the runners."""
     from satisfice.lab import WEIGHTS
 
@@ -58,7 +85,7 @@ def run(version, batches, **more):
         environment["TRITON_INTERPRET"] = "1"
     found = subprocess.run(
         [sys.executable, "-c", PROGRAM],
-        input=json.dumps({"model": str(WEIGHTS), "batches": batches, "more": more}),
+        input=json.dumps({"model": str(WEIGHTS), "batches": batches, "temperature": temperature, "more": more}),
         capture_output=True,
         text=True,
         env=os.environ | environment,
@@ -127,3 +154,29 @@ def test_a_closing_marker_of_several_tokens(version):
     )
     assert "Final Answer:" in found["texts"][0]
     assert found["texts"][1].startswith("Final Answer:")
+
+
+SPECULATIVE = {"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_max": 2, "prompt_lookup_min": 2}
+CONTROLS = {
+    "nothing": None,
+    "closed": CLOSE,
+    "warmer": {"thinking_temperature": 0.5},
+    "a cap": {"max_thinking_tokens": 40, "answer_cue": "The answer is "},
+    "a ramp": {"max_thinking_tokens": 60, "soft_thinking_tokens": 30, "ramp_bias": 10},
+    "two endings": {"thinking_bias": 5, "min_thinking_endings": 2, "wait_word": "But wait, let me check.\n"},
+    "a landing": {"max_thinking_tokens": 30, "grace_tokens": 30, "grace_end": "line", "hint": "So ", "hint_lead": 8},
+    "loops": {"stop_loops": True, "loop_ngram": 8, "loop_repeats": 2, "loop_window": 128, "loop_end": "line"},
+    "sure": {"confidence_above": 2, "confidence_window": 8, "confidence_top": 5, "confidence_end": "line"},
+}
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.7], ids=["greedy", "seeded"])
+def test_speculative_decoding_changes_no_text(temperature):
+    """The lab's model repeats its passes, so that many n-grams are accepted, and some are not."""
+    jobs = [(FIRST, 90, xargs) for xargs in CONTROLS.values()] + [(SECOND, 90, xargs) for xargs in CONTROLS.values()]
+    more = {"temperature": temperature, "max_num_batched_tokens": 64}
+    plain = run(2, {"texts": jobs}, **more)
+    drafted = run(2, {"texts": jobs}, speculative_config=SPECULATIVE, **more)
+    assert plain["drafted"] == 0 < drafted["drafted"]
+    for name, text, wanted in zip([*CONTROLS] * 2, drafted["texts"], plain["texts"], strict=True):
+        assert text == wanted, name
