@@ -1,0 +1,184 @@
+"""What became of every problem under every method, small enough to be kept, and the tables that follow from it.
+
+    python benchmarks/outcomes.py keep docs/results/smollm2.csv.gz runs/words runs/early runs/votes
+    python benchmarks/outcomes.py table docs/results/smollm2.csv.gz --problems words:test
+
+`keep` reads run folders that `satisfice compare` has made and writes one line a problem and method: whether it was
+answered right, thinking tokens, tokens in all, and whether the limit cut it off. The runs should be finished: of one
+that was stopped, the responses that are there are the short ones. `table` prints, for a set of problems, each method
+against plain decoding of one model, paired by problem; and against caps on thinking at the same mean length, whose
+accuracy is interpolated between the two nearest (plain decoding is the unbounded end), with bootstrap intervals over
+the same draws of problems.
+"""
+
+import argparse
+import csv
+import gzip
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from satisfice.measurement import statistics
+from satisfice.measurement.columns import Columns
+from satisfice.runs.run_folder import read_run
+
+DRAWS = 4000
+CAPS = "budget-forcing:"
+
+
+class Key(NamedTuple):
+    """Which responses: of a model, by a method, to a set of problems."""
+
+    problems: str
+    model: str
+    method: str
+
+
+class Outcome(NamedTuple):
+    """What became of one problem.
+
+    Attributes:
+        right: 1 where it was answered right.
+        thinking, total: tokens, as in `satisfice.trace.CONVENTIONS`.
+        cut: 1 where the limit cut it off.
+    """
+
+    right: int
+    thinking: int
+    total: int
+    cut: int
+
+
+Outcomes = dict[Key, dict[str, Outcome]]
+
+
+def keep(file: Path, folders: Sequence[Path]) -> None:
+    """Write what became of the problems of some runs; those that `file` holds stay, unless they are in a run again."""
+    found = read(file) if file.exists() else {}
+    for folder in folders:
+        run = read_run(folder)
+        name = run.config["problems"]["name"]
+        for method, traces in run.traces.items():
+            columns = Columns.of(traces)
+            values = zip(
+                columns.rows(), columns.right, columns.cost("thinking"), columns.cost("total"), columns.truncated,
+                strict=True,
+            )  # fmt: skip
+            model = run.config["model"].removeprefix("transformers:")
+            found[Key(name, model, method)] = {
+                problem: Outcome(int(right), int(thinking), int(total), int(cut))
+                for (problem, _), right, thinking, total, cut in values
+            }
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow((*Key._fields, "problem", *Outcome._fields))
+    for key in sorted(found):
+        for problem, outcome in sorted(found[key].items()):
+            writer.writerow((*key, problem, *outcome))
+    # No time of writing in the file, so that the same outcomes are the same bytes.
+    file.write_bytes(gzip.compress(text.getvalue().encode(), mtime=0))
+
+
+def read(file: Path) -> Outcomes:
+    """What `keep` wrote."""
+    found: Outcomes = {}
+    with gzip.open(file, "rt", encoding="utf-8", newline="") as lines:
+        for row in csv.DictReader(lines):
+            outcome = Outcome(*(int(row[name]) for name in Outcome._fields))
+            found.setdefault(Key(*(row[name] for name in Key._fields)), {})[row["problem"]] = outcome
+    return found
+
+
+def table(found: Outcomes, problems: str, base: str) -> str:
+    """As markdown: every method on these problems against `plain` of the model `base`."""
+    mine = {key: outcomes for key, outcomes in found.items() if key.problems == problems}
+    plain = mine[Key(problems, base, "plain")]
+    caps = [outcomes for key, outcomes in mine.items() if key.model == base and key.method.startswith(CAPS)]
+    lines = [
+        "| method | n | right (95 %) | against plain, points | thinking tokens | saved | in all | cut off | "
+        "against caps of that length, points |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    order = sorted(mine, key=lambda key: (key.model != base, key.method != "plain", key.method.partition(":")[0],
+                                          -np.mean([outcome.thinking for outcome in mine[key].values()])))  # fmt: skip
+    for key in order:
+        outcomes = mine[key]
+        both = [problem for problem in plain if problem in outcomes]
+        right = [[bool(outcomes[problem].right)] for problem in both]
+        thinking = [[float(outcomes[problem].thinking)] for problem in both]
+        accuracy = statistics.accuracy(right)
+        assert accuracy is not None
+        difference, saved, matched = "", "", ""
+        if outcomes is not plain:
+            points = statistics.accuracy_difference(right, [[bool(plain[problem].right)] for problem in both])
+            assert points is not None
+            difference = _points(points.value, points.low, points.high)
+            saving = statistics.saving(thinking, [[float(plain[problem].thinking)] for problem in both])
+            saved = "" if saving is None else _share(saving.value, saving.low, saving.high)
+            if key.model == base and outcomes not in caps:
+                matched = _against_caps(outcomes, plain, caps)
+        total = np.mean([outcomes[problem].total for problem in both])
+        cut = np.mean([outcomes[problem].cut for problem in both])
+        name = f"`{key.method}`" if key.model == base else f"{key.model}, `{key.method}`"
+        lines.append(
+            f"| {name} | {len(both):,} | {_share(accuracy.value, accuracy.low, accuracy.high)} | {difference} "
+            f"| {np.mean(thinking):.1f} | {saved} | {total:.1f} | {100 * cut:.1f} % | {matched} |"
+        )
+    return "\n".join(lines)
+
+
+def _against_caps(
+    ours: Mapping[str, Outcome], plain: Mapping[str, Outcome], caps: Sequence[Mapping[str, Outcome]]
+) -> str:
+    """The difference of accuracy to a cap with the same mean thinking length, empty where there is none so short."""
+    both = [problem for problem in plain if problem in ours and all(problem in each for each in caps)]
+    if not caps or not both:
+        return ""
+    tables = [np.array([each[problem] for problem in both], dtype=float)[:, :2] for each in (ours, *caps, plain)]
+    if tables[0][:, 1].mean() < min(each[:, 1].mean() for each in tables[1:]):
+        return "shorter than the shortest"
+    draws = np.random.default_rng(0).integers(len(both), size=(DRAWS, len(both)))
+    differences = [_difference(tables, rows) for rows in draws]
+    low, high = np.quantile(differences, (0.025, 0.975))
+    return _points(_difference(tables, np.arange(len(both))), float(low), float(high))
+
+
+def _difference(tables: Sequence[NDArray[np.float64]], rows: NDArray[np.int64]) -> float:
+    """Accuracy of the first less that of the others at its length, on some problems; (n, 2) right and thinking each."""
+    (right, length), *others = (each[rows].mean(axis=0) for each in tables)
+    rights, lengths = zip(*sorted(map(tuple, others), key=lambda other: other[1]), strict=True)
+    return float(right - np.interp(length, lengths, rights))
+
+
+def _share(value: float, low: float | None, high: float | None) -> str:
+    return f"{100 * value:.1f} % ({100 * (low or 0):.1f} to {100 * (high or 0):.1f})"
+
+
+def _points(value: float, low: float | None, high: float | None) -> str:
+    return f"{100 * value:+.1f} ({100 * (low or 0):+.1f} to {100 * (high or 0):+.1f})"
+
+
+def main() -> None:
+    """Keep outcomes, or print a table of them."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    kept = commands.add_parser("keep")
+    kept.add_argument("file", type=Path)
+    kept.add_argument("runs", type=Path, nargs="+")
+    shown = commands.add_parser("table")
+    shown.add_argument("file", type=Path)
+    shown.add_argument("--problems", default="words:test")
+    shown.add_argument("--model", default="smollm2-words", help="whose plain decoding all others are compared with")
+    given = parser.parse_args()
+    if given.command == "keep":
+        keep(given.file, given.runs)
+    else:
+        print(table(read(given.file), given.problems, given.model))
+
+
+if __name__ == "__main__":
+    main()
