@@ -9,6 +9,9 @@ import sys
 import pytest
 from with_vllm.server import ENVIRONMENT, QUESTIONS
 
+from satisfice.lab.tokenizer import build_tokenizer
+
+LAB = build_tokenizer()
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(900)]
 
 PROGRAM = """
@@ -163,7 +166,7 @@ CONTROLS = {
     "warmer": {"thinking_temperature": 0.5},
     "a cap": {"max_thinking_tokens": 40, "answer_cue": "The answer is "},
     "a ramp": {"max_thinking_tokens": 60, "soft_thinking_tokens": 30, "ramp_bias": 10},
-    "two endings": {"thinking_bias": 5, "min_thinking_endings": 2, "wait_word": "But wait, let me check.\n"},
+    "two endings": {"thinking_bias": 100, "min_thinking_endings": 2, "wait_word": "But wait, let me check.\n"},
     "a landing": {"max_thinking_tokens": 30, "grace_tokens": 30, "grace_end": "line", "hint": "So ", "hint_lead": 8},
     "loops": {"stop_loops": True, "loop_ngram": 8, "loop_repeats": 2, "loop_window": 128, "loop_end": "line"},
     "sure": {"confidence_above": 2, "confidence_window": 8, "confidence_top": 5, "confidence_end": "line"},
@@ -171,12 +174,27 @@ CONTROLS = {
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.7], ids=["greedy", "seeded"])
-def test_speculative_decoding_changes_no_text(temperature):
-    """The lab's model repeats its passes, so that many n-grams are accepted, and some are not."""
-    jobs = [(FIRST, 90, xargs) for xargs in CONTROLS.values()] + [(SECOND, 90, xargs) for xargs in CONTROLS.values()]
+def test_speculative_decoding_loses_nothing_that_is_forced(temperature):
+    """The lab's model repeats its passes, so that many n-grams are accepted, and some are not.
+
+    Greedily, every text is the same as without drafts. With a seed vLLM itself draws otherwise after a draft that it
+    rejects, so that texts without any control differ, too; what a control promises is kept.
+    """
+    jobs = [(question, 90, xargs) for question in (FIRST, SECOND) for xargs in CONTROLS.values()]
     more = {"temperature": temperature, "max_num_batched_tokens": 64}
-    plain = run(2, {"texts": jobs}, **more)
     drafted = run(2, {"texts": jobs}, speculative_config=SPECULATIVE, **more)
-    assert plain["drafted"] == 0 < drafted["drafted"]
-    for name, text, wanted in zip([*CONTROLS] * 2, drafted["texts"], plain["texts"], strict=True):
-        assert text == wanted, name
+    assert drafted["drafted"] > 0
+    if not temperature:
+        plain = run(2, {"texts": jobs}, **more)
+        assert plain["drafted"] == 0
+        for name, text, wanted in zip([*CONTROLS] * 2, drafted["texts"], plain["texts"], strict=True):
+            assert text == wanted, name
+    for texts in (drafted["texts"][: len(CONTROLS)], drafted["texts"][len(CONTROLS) :]):
+        by_name = dict(zip(CONTROLS, texts, strict=True))
+        assert by_name["closed"].startswith("</think>")
+        thinking, _, answer = by_name["a cap"].partition("</think>")
+        assert answer.startswith("\n\nThe answer is ")
+        assert 35 < len(LAB(thinking, add_special_tokens=False)["input_ids"]) <= 41  # a line break may be forced
+        assert by_name["two endings"].startswith("But wait, let me check.\n" * 2 + "</think>")
+        for name in ("a ramp", "a landing", "loops"):
+            assert "</think>" in by_name[name], name
