@@ -10,7 +10,6 @@ that row and copies nothing. A parked row is a copy of what the prefix store hol
 """
 
 from dataclasses import dataclass, field
-from typing import Optional
 
 import torch
 
@@ -50,7 +49,7 @@ class RowRequest(Request):
 
     computed: int = 0
     made: bytearray = field(default_factory=bytearray)
-    bucket: Optional["Bucket"] = None
+    bucket: "Bucket | None" = None
     row: int = -1
     slot: int = -1
     paused: tuple[torch.Tensor, ...] | None = None
@@ -331,10 +330,10 @@ class Rows:
         return True
 
     def _wanted(self, bucket: Bucket | None, rows: int, length: int) -> list[tuple[Bucket, int, int]]:
-        """Of each bucket, how many rows of how many tokens it has to have."""
+        """Of each bucket, how many rows of how many tokens it has to have; who has outgrown it is about to leave."""
         found = []
         for some in self.buckets:
-            count, tokens = some.occupied, some.longest
+            count, tokens = some.occupied, min(some.longest, some.most)
             found.append((some, max(count, rows), max(tokens, length)) if some is bucket else (some, count, tokens))
         return found
 
