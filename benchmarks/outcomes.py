@@ -176,8 +176,12 @@ def main() -> None:
     given = parser.parse_args()
     if given.command == "keep":
         keep(given.file, given.runs)
-    else:
-        print(table(read(given.file), given.problems, given.model))
+        return
+    found = read(given.file)
+    if Key(given.problems, given.model, "plain") not in found:
+        there = ", ".join(sorted({f"{key.problems} of {key.model}" for key in found if key.method == "plain"}))
+        raise SystemExit(f"{given.file} has no plain responses of {given.model} to {given.problems}; it has {there}")
+    print(table(found, given.problems, given.model))
 
 
 if __name__ == "__main__":
