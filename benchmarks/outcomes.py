@@ -1,6 +1,6 @@
 """What became of every problem under every method, small enough to be kept, and the tables that follow from it.
 
-    python benchmarks/outcomes.py keep docs/results/smollm2.csv.gz runs/words runs/early runs/votes
+    python benchmarks/outcomes.py keep docs/results/smollm2.csv.gz runs/words runs/early
     python benchmarks/outcomes.py table docs/results/smollm2.csv.gz --problems words:test
 
 `keep` reads run folders that `satisfice compare` has made and writes one line a problem and method: whether it was
@@ -21,10 +21,11 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from supervision import percent, points, shown
 
 from satisfice.measurement import statistics
 from satisfice.measurement.columns import Columns
-from satisfice.runs.run_folder import read_run
+from satisfice.runs.run_folder import read_run, write_atomically
 
 DRAWS = 4000
 CAPS = "budget-forcing:"
@@ -80,7 +81,7 @@ def keep(file: Path, folders: Sequence[Path]) -> None:
         for problem, outcome in sorted(found[key].items()):
             writer.writerow((*key, problem, *outcome))
     # No time of writing in the file, so that the same outcomes are the same bytes.
-    file.write_bytes(gzip.compress(text.getvalue().encode(), mtime=0))
+    write_atomically(file, gzip.compress(text.getvalue().encode(), mtime=0))
 
 
 def read(file: Path) -> Outcomes:
@@ -114,19 +115,19 @@ def table(found: Outcomes, problems: str, base: str) -> str:
         assert accuracy is not None
         difference, saved, matched = "", "", ""
         if outcomes is not plain:
-            points = statistics.accuracy_difference(right, [[bool(plain[problem].right)] for problem in both])
-            assert points is not None
-            difference = _points(points.value, points.low, points.high)
+            gain = statistics.accuracy_difference(right, [[bool(plain[problem].right)] for problem in both])
+            assert gain is not None
+            difference = shown(gain, points)
             saving = statistics.saving(thinking, [[float(plain[problem].thinking)] for problem in both])
-            saved = "" if saving is None else _share(saving.value, saving.low, saving.high)
-            if key.model == base and outcomes not in caps:
+            saved = "" if saving is None else shown(saving, percent)
+            if key.model == base and not key.method.startswith(CAPS):
                 matched = _against_caps(outcomes, plain, caps)
         total = np.mean([outcomes[problem].total for problem in both])
         cut = np.mean([outcomes[problem].cut for problem in both])
         name = f"`{key.method}`" if key.model == base else f"{key.model}, `{key.method}`"
         lines.append(
-            f"| {name} | {len(both):,} | {_share(accuracy.value, accuracy.low, accuracy.high)} | {difference} "
-            f"| {np.mean(thinking):.1f} | {saved} | {total:.1f} | {100 * cut:.1f} % | {matched} |"
+            f"| {name} | {len(both):,} | {shown(accuracy, percent)} | {difference} "
+            f"| {np.mean(thinking):.1f} | {saved} | {total:.1f} | {percent(cut)} | {matched} |"
         )
     return "\n".join(lines)
 
@@ -144,7 +145,8 @@ def _against_caps(
     draws = np.random.default_rng(0).integers(len(both), size=(DRAWS, len(both)))
     differences = [_difference(tables, rows) for rows in draws]
     low, high = np.quantile(differences, (0.025, 0.975))
-    return _points(_difference(tables, np.arange(len(both))), float(low), float(high))
+    value = _difference(tables, np.arange(len(both)))
+    return shown(statistics.Estimate(value, float(low), float(high)), points)
 
 
 def _difference(tables: Sequence[NDArray[np.float64]], rows: NDArray[np.int64]) -> float:
@@ -152,14 +154,6 @@ def _difference(tables: Sequence[NDArray[np.float64]], rows: NDArray[np.int64]) 
     (right, length), *others = (each[rows].mean(axis=0) for each in tables)
     rights, lengths = zip(*sorted(map(tuple, others), key=lambda other: other[1]), strict=True)
     return float(right - np.interp(length, lengths, rights))
-
-
-def _share(value: float, low: float | None, high: float | None) -> str:
-    return f"{100 * value:.1f} % ({100 * (low or 0):.1f} to {100 * (high or 0):.1f})"
-
-
-def _points(value: float, low: float | None, high: float | None) -> str:
-    return f"{100 * value:+.1f} ({100 * (low or 0):+.1f} to {100 * (high or 0):+.1f})"
 
 
 def main() -> None:

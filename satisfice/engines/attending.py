@@ -48,18 +48,12 @@ def attending(attention: LayerAttention) -> Iterator[None]:
         _now.attention = None
 
 
-def _attention(
-    module: torch.nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    **more: Any,
-) -> tuple[torch.Tensor, torch.Tensor | None]:
+def _attention(*handed: Any, **more: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Whatever attention is in this thread, see `LayerAttention`."""
     attention: LayerAttention | None = getattr(_now, "attention", None)
     if attention is None:
         attention = sdpa_attention_forward
-    return attention(module, query, key, value, attention_mask, **more)
+    return attention(*handed, **more)
 
 
 AttentionInterface.register(NAME, _attention)

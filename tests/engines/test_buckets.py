@@ -181,7 +181,7 @@ async def test_an_attention_that_is_replaced_meanwhile_is_a_failure_and_no_resul
     await crowd(engine, *calls)
     AttentionInterface.register("another", sdpa_attention_forward)
     model.set_attn_implementation("another")
-    with pytest.raises(EngineFailed):
+    with pytest.raises(EngineFailed, match="attention of tiny was replaced while it ran"):
         await crowd(engine, *((tokens(length, 1), GREEDY) for length in (3, 40)))
 
 

@@ -199,9 +199,9 @@ def test_rows_close_up_and_one_that_is_parked_may_come_along():
 
 
 def test_what_a_full_parked_row_loses_to_a_step_is_not_offered():
-    rows = bucket_of([20, 30])
-    first = rows.running[0]
-    rows.cache.resize(2, 20)
+    rows = rows_of([20, 30])
+    [bucket], first = rows.buckets, rows.running[0]
+    bucket.cache.resize(2, 20)
     rows.leave(first, park=True)
-    assert rows.idle(0, 1) == [19]
-    assert rows.parked[0].computed == 19
+    assert bucket.idle(0, 1) == [19]
+    assert rows.nearest(request_of(range(30), 0), 29) == (bucket.parked[0], 19)

@@ -344,7 +344,9 @@ async def test_an_attention_that_is_replaced_meanwhile_is_a_failure_and_no_resul
     engine = make_engine(model, attention=Attention("local", 8))
     assert len((await engine.generate(tokens(20), GREEDY)).ids) == 30
     model.set_attn_implementation("sdpa")
-    with pytest.raises(EngineFailed, match="was replaced while it ran"):
+    with pytest.raises(
+        EngineFailed, match="attention of tiny was replaced while it ran; give the engine a model of its own"
+    ):
         await engine.generate(tokens(20), GREEDY)
 
 
