@@ -22,6 +22,8 @@ from satisfice.vllm_plugin.options import read_options
 
 CONFIGURATION = Path(__file__).parents[2] / "examples" / "litellm.yaml"
 LOW = {"method": "budget-forcing:max_thinking=70"}
+KEY = "sk-of-this-test-alone"
+"""LiteLLM 1.110 does not start without a key of its own."""
 
 
 @pytest.fixture
@@ -86,7 +88,9 @@ def test_the_example_says_what_servers_obey():
 def post(port, **body):
     data = json.dumps({"messages": [{"role": "user", "content": QUESTION}], "max_tokens": 250, **body}).encode()
     request = urllib.request.Request(
-        f"http://127.0.0.1:{port}/v1/chat/completions", data, {"content-type": "application/json"}
+        f"http://127.0.0.1:{port}/v1/chat/completions",
+        data,
+        {"content-type": "application/json", "authorization": f"Bearer {KEY}"},
     )
     try:
         with urllib.request.urlopen(request, timeout=120) as answer:
@@ -104,7 +108,7 @@ def proxy(tmp_path_factory):
     with serving(engine) as running:
         configuration = yaml.safe_load(CONFIGURATION.read_text())
         configuration["model_list"][0]["litellm_params"]["api_base"] = f"http://127.0.0.1:{running.port}/v1"
-        (folder / "config.yaml").write_text(yaml.safe_dump(configuration))
+        (folder / "config.yaml").write_text(yaml.safe_dump(configuration, sort_keys=False))
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
@@ -113,7 +117,7 @@ def proxy(tmp_path_factory):
         started = subprocess.Popen(
             [program, "--config", "config.yaml", "--host", "127.0.0.1", "--port", str(port), "--telemetry", "False"],
             cwd=folder, stdout=log, stderr=log,
-            env={**os.environ, "LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_MODE": "PRODUCTION"},
+            env={**os.environ, "LITELLM_MASTER_KEY": KEY, "LITELLM_LOCAL_MODEL_COST_MAP": "True"},
         )  # fmt: skip
         try:
             until = time.monotonic() + 400
