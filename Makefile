@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Tiny models are fastest with one thread a process, and two multi-threaded processes slow each other down.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo real test test-marked test-llamacpp test-vllm test-vllm-fast test-ray test-hosts lint format schemas tables docs package curve clean
+.PHONY: demo real test test-marked test-llamacpp test-vllm test-vllm-fast test-ray test-hosts test-lighteval test-litellm lint format schemas tables docs package curve clean
 
 demo: $(VENV)/installed  ## install, run the main job on the embedded default, print the table, write the report
 	$(BIN)/satisfice compare lab --out runs/demo
@@ -45,6 +45,13 @@ test-ray: $(VENV)/installed-test  ## two workers on this machine, one of which i
 test-hosts: .venv-hosts/installed  ## the doors to other programs, by running those programs
 	.venv-hosts/bin/python -m pytest -m hosts tests/hosts
 
+# So do lighteval and LiteLLM's proxy, and each of them others.
+test-lighteval: .venv-lighteval/installed  ## the door to lighteval
+	.venv-lighteval/bin/python -m pytest -m hosts tests/hosts/test_lighteval_host.py
+
+test-litellm: .venv-litellm/installed  ## the hook in LiteLLM's proxy, in front of a server
+	.venv-litellm/bin/python -m pytest -m hosts tests/hosts/test_litellm_host.py
+
 lint: $(VENV)/installed-lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -77,7 +84,7 @@ curve: $(VENV)/installed  ## the accuracy-cost curves of docs/results/lab.md
 	  budget-forcing:max_thinking=160 budget-forcing:max_thinking=200 budget-forcing:max_thinking=260
 
 clean:
-	rm -rf $(VENV) .venv-vllm .venv-hosts build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf $(VENV) .venv-vllm .venv-hosts .venv-lighteval .venv-litellm build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -101,6 +108,20 @@ $(VENV)/installed-test: pyproject.toml constraints.txt | $(VENV)/bin/python
 .venv-hosts/installed: pyproject.toml constraints-hosts.txt
 	$(PYTHON) -m venv .venv-hosts
 	.venv-hosts/bin/python -m pip install --quiet --constraint constraints-hosts.txt --editable '.[inspect,test]'
+	touch $@
+
+# lighteval 0.13 pins a parser that math-verify wants newer (our grader is not asked there), does not know huggingface_hub 2
+# or xxhash 4, and at each start fetches a table that one task of its own needs, unless there is such a file.
+.venv-lighteval/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-lighteval
+	.venv-lighteval/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
+	.venv-lighteval/bin/python -m pip install --quiet lighteval==0.13.0 'huggingface_hub<2' 'xxhash<4'
+	touch $$(echo .venv-lighteval/lib/python*/site-packages/lighteval/tasks/tasks)/tinyBenchmarks.pkl
+	touch $@
+
+.venv-litellm/installed: pyproject.toml tests/hosts/litellm-proxy.txt
+	$(PYTHON) -m venv .venv-litellm
+	.venv-litellm/bin/python -m pip install --quiet --editable '.[serve,test]' --requirement tests/hosts/litellm-proxy.txt
 	touch $@
 
 $(VENV)/installed-docs: pyproject.toml constraints.txt | $(VENV)/bin/python
