@@ -11,10 +11,11 @@ under one seed; intervals are 95 %, paired by problem with the lab's `plain`. On
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
@@ -101,6 +102,15 @@ def picture(found: Sequence[tuple[Rung, Comparison]]) -> Figure:
     figure = Figure(figsize=(8.6, 4.2), dpi=POINTS_AN_INCH, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
+    draw(axes, found)
+    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return figure
+
+
+def draw(
+    axes: Axes, found: Sequence[tuple[Rung, Comparison]], numbered: Callable[[Comparison], bool] = lambda _: True
+) -> None:
+    """The rungs on axes; `numbered` says which of them get their number beside them."""
     for number, (rung, measured) in enumerate(found, 1):
         span, is_scaled = measured.accuracy, "temperature-scaling" in rung.method
         y, low, high = (100 * (each or 0) for each in (span.value, span.low, span.high))
@@ -109,19 +119,18 @@ def picture(found: Sequence[tuple[Rung, Comparison]]) -> Figure:
             measured.tokens, y, yerr=[[y - low], [high - y]], color=colour, marker="o", markersize=6, elinewidth=1,
             fillstyle="none" if is_scaled else "full", linestyle="none", label=f"{number}  {rung.name}",
         )  # fmt: skip
-        # A rung and the same with temperature scaling often stand on each other.
-        axes.annotate(
-            str(number), (measured.tokens, y), xytext=(-11, 5) if is_scaled else (5, -11), textcoords="offset points",
-            fontsize=9, color=COLOURS["ink"],
-        )  # fmt: skip
+        if numbered(measured):
+            # A rung and the same with temperature scaling often stand on each other.
+            axes.annotate(
+                str(number), (measured.tokens, y), xytext=(-11, 5) if is_scaled else (5, -11),
+                textcoords="offset points", fontsize=9, color=COLOURS["ink"], annotation_clip=True,
+            )  # fmt: skip
     axes.set_xlim(left=0)
     axes.set_xlabel("thinking tokens of a response, mean", color=COLOURS["ink"])
     axes.set_ylabel("accuracy (95 %)", color=COLOURS["ink"])
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g} %"))
     axes.grid(color=COLOURS["hairline"], linewidth=0.6)
     axes.set_axisbelow(True)
-    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    return figure
 
 
 def main() -> None:

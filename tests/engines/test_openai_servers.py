@@ -202,10 +202,12 @@ async def test_log_probabilities_are_the_models_own_and_belong_to_the_tokens(eng
         assert next(iter(top)) == token
         assert top[token] == pytest.approx(logprob)
         assert sum(map(math.exp, top.values())) <= 1 + 1e-4
-    # At another temperature and with a truncation the model's own distribution is the same.
+    # At another temperature and with a truncation the model's own distribution is the same. Both go on from the same stored
+    # prompt: llama.cpp rounds 4-bit weights otherwise where it reads more than one token at once.
+    cool = await engine.generate(prompt, replace(GREEDY, max_tokens=1), top_logprobs=20)
     hot = replace(DRAWN, temperature=1.7, top_p=0.5, max_tokens=1)
     drawn = await engine.generate(prompt, hot, top_logprobs=20)
-    assert list(drawn.top_logprobs[0].values()) == pytest.approx(list(greedy.top_logprobs[0].values()), abs=0.02)
+    assert list(drawn.top_logprobs[0].values()) == pytest.approx(list(cool.top_logprobs[0].values()), abs=0.02)
 
 
 async def test_what_was_computed_before_comes_from_the_cache(engine, prompt):
@@ -247,10 +249,16 @@ async def test_a_cancelled_request_ends_at_the_server_too(engine, prompt, served
 
 
 async def test_many_requests_at_once_are_answered_as_one_alone(engine, prompt):
-    alone = await engine.generate(prompt, GREEDY)
-    together = await asyncio.gather(*(engine.generate(prompt, GREEDY) for _ in range(12)))
+    whole = await engine.generate(prompt, GREEDY)
+    prompts = [[*prompt, *whole.ids[:cut]] for cut in range(12)]
+    short = replace(GREEDY, max_tokens=8)
+    alone = [(await engine.generate(each, short)).ids for each in prompts]
+    together = [found.ids for found in await asyncio.gather(*(engine.generate(each, short) for each in prompts))]
+    assert len({tuple(ids) for ids in alone}) > 6
     # A matrix product may round differently in another batch, which decides between near ties.
-    assert sum(generation.ids == alone.ids for generation in together) >= 10
+    assert sum(ours == theirs for ours, theirs in zip(together, alone, strict=True)) >= 10
+    # No answer is another's.
+    assert all(ours[0] == theirs[0] for ours, theirs in zip(together, alone, strict=True))
 
 
 @pytest.mark.parametrize("spelled", ["plain", "budget-forcing:max_thinking=20", "deer", "self-consistency:k=3"])

