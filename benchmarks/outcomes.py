@@ -6,9 +6,9 @@
 `keep` reads run folders that `satisfice compare` has made and writes one line a problem and method: whether it was
 answered right, thinking tokens, tokens in all, and whether the limit cut it off. The runs should be finished: of one
 that was stopped, the responses that are there are the short ones. `table` prints, for a set of problems, each method
-against plain decoding of one model, paired by problem; and against caps on thinking at the same mean length, whose
-accuracy is interpolated between the two nearest (plain decoding is the unbounded end), with bootstrap intervals over
-the same draws of problems.
+against plain decoding of one model, paired by problem; and against caps on thinking that write as many tokens in all,
+whose accuracy is interpolated between the two nearest (plain decoding is the unbounded end), with bootstrap intervals
+over the same draws of problems.
 """
 
 import argparse
@@ -101,7 +101,7 @@ def table(found: Outcomes, problems: str, base: str) -> str:
     caps = [outcomes for key, outcomes in mine.items() if key.model == base and key.method.startswith(CAPS)]
     lines = [
         "| method | n | right (95 %) | against plain, points | thinking tokens | saved | in all | cut off | "
-        "against caps of that length, points |",
+        "against caps of as many tokens in all, points |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     order = sorted(mine, key=lambda key: (key.model != base, key.method != "plain", key.method.partition(":")[0],
@@ -135,13 +135,16 @@ def table(found: Outcomes, problems: str, base: str) -> str:
 def _against_caps(
     ours: Mapping[str, Outcome], plain: Mapping[str, Outcome], caps: Sequence[Mapping[str, Outcome]]
 ) -> str:
-    """The difference of accuracy to a cap with the same mean thinking length, empty where there is none so short."""
+    """The difference of accuracy to a cap with the same mean of tokens in all, and words where there is none."""
     both = [problem for problem in plain if problem in ours and all(problem in each for each in caps)]
     if not caps or not both:
         return ""
-    tables = [np.array([each[problem] for problem in both], dtype=float)[:, :2] for each in (ours, *caps, plain)]
-    if tables[0][:, 1].mean() < min(each[:, 1].mean() for each in tables[1:]):
+    tables = [np.array([each[problem] for problem in both], dtype=float)[:, [0, 2]] for each in (ours, *caps, plain)]
+    length, *others = (each[:, 1].mean() for each in tables)
+    if length < min(others):
         return "shorter than the shortest"
+    if length > max(others):
+        return "longer than plain"
     draws = np.random.default_rng(0).integers(len(both), size=(DRAWS, len(both)))
     differences = [_difference(tables, rows) for rows in draws]
     low, high = np.quantile(differences, (0.025, 0.975))
@@ -150,7 +153,7 @@ def _against_caps(
 
 
 def _difference(tables: Sequence[NDArray[np.float64]], rows: NDArray[np.int64]) -> float:
-    """Accuracy of the first less that of the others at its length, on some problems; (n, 2) right and thinking each."""
+    """Accuracy of the first less that of the others at its length, on some problems; (n, 2) right and tokens each."""
     (right, length), *others = (each[rows].mean(axis=0) for each in tables)
     rights, lengths = zip(*sorted(map(tuple, others), key=lambda other: other[1]), strict=True)
     return float(right - np.interp(length, lengths, rights))
