@@ -111,7 +111,7 @@ class Bucket:
     @property
     def occupied(self) -> int:
         """Rows up to the last one that holds something."""
-        return max((row + 1 for row in (*self.parked, *(request.row for request in self.running))), default=0)
+        return 1 + max(max(self.parked, default=-1), max([request.row for request in self.running], default=-1))
 
     @property
     def longest(self) -> int:
@@ -293,11 +293,12 @@ class Rows:
 
     def crowded(self, room: int, bucket: Bucket | None = None, rows: int = 0, length: int = 0) -> bool:
         """Whether rows do not fit into `room` tokens, see `fit`, and take less once they are closed up."""
-        wanted = self._wanted(bucket, rows, length)
         loose = any(
-            some.parked or count > len(some.running) + (some is bucket and rows > 0) for some, count, _ in wanted
+            some.parked
+            or max(some.occupied, rows if some is bucket else 0) > len(some.running) + (some is bucket and rows > 0)
+            for some in self.buckets
         )
-        return loose and sum(count * tokens for _, count, tokens in wanted) > room
+        return loose and sum(count * tokens for _, count, tokens in self._wanted(bucket, rows, length)) > room
 
     def fit(self, room: int, bucket: Bucket | None = None, rows: int = 0, length: int = 0) -> bool:
         """Whether all rows fit into `room` tokens, among them `rows` rows of `length` tokens in `bucket`.

@@ -611,7 +611,8 @@ class TransformersEngine(ThreadedEngine[RowRequest]):
                     closed = True
                 elif not self._forest.give_way():
                     self._preempt(self._running[-1])
-        self._rows_changed |= self._rows.close_gaps()
+        if self._rows_changed or self._places is not None:  # nowhere else can there be a gap
+            self._rows_changed |= self._rows.close_gaps()
         if self._rows.crowded(self._room):
             self._rows.close_up()
             self._rows_changed = True

@@ -202,8 +202,8 @@ async def test_log_probabilities_are_the_models_own_and_belong_to_the_tokens(eng
         assert next(iter(top)) == token
         assert top[token] == pytest.approx(logprob)
         assert sum(map(math.exp, top.values())) <= 1 + 1e-4
-    # At another temperature and with a truncation the model's own distribution is the same. Both go on from the same stored
-    # prompt: llama.cpp rounds 4-bit weights otherwise where it reads more than one token at once.
+    # At another temperature and with a truncation the model's own distribution is the same. Both go on from the same
+    # stored prompt: llama.cpp rounds 4-bit weights otherwise where it reads more than one token at once.
     cool = await engine.generate(prompt, replace(GREEDY, max_tokens=1), top_logprobs=20)
     hot = replace(DRAWN, temperature=1.7, top_p=0.5, max_tokens=1)
     drawn = await engine.generate(prompt, hot, top_logprobs=20)
