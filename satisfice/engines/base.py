@@ -30,7 +30,10 @@ class Capability(StrEnum):
     """Something an engine may or may not be able to do."""
 
     CONTROL = "control"
-    """Edits next-token logits with a `Control`."""
+    """Edits next-token logits with any `Control`."""
+    BIAS = "token bias"
+    """Adds constants to the logits of single tokens while the model thinks: all that some controls do, see
+    `Control.biases`. Whoever has `CONTROL` has this."""
     LOGPROBS = "logprobs"
     """Gives log-probabilities of the chosen and the top tokens."""
     ENTROPY = "entropy"
@@ -348,7 +351,7 @@ class Engine(ABC):
         Args:
             prompt_ids: the sequence so far.
             sampling: how to choose tokens.
-            control: edits the logits of this sequence.
+            control: edits the logits of this sequence; see `check_control`.
             top_logprobs: how many of the most likely tokens to report at each step; any number above 0 also fills
                 `Generation.logprobs`.
             entropy: whether to report the entropy of each step.
@@ -360,6 +363,13 @@ class Engine(ABC):
         Raises:
             EngineError: the request cannot be served, whatever the load.
             EngineFailed: the engine went wrong or was closed before the request was done; nothing of it is returned.
+        """
+
+    def check_control(self, control: "Control") -> None:  # noqa: B027 -- most engines take every control, or none
+        """Refuse a control that `generate` would refuse, where `capabilities` alone do not say so.
+
+        Raises:
+            EngineError: the engine cannot do what it asks for.
         """
 
     @abstractmethod
@@ -424,6 +434,10 @@ class EngineAround(Engine):
         self.capabilities, self.lacking, self.end_ids = engine.capabilities, engine.lacking, engine.end_ids
         self.context_length, self.default_sampling = engine.context_length, engine.default_sampling
         self.levels, self.attention = engine.levels, engine.attention
+
+    def check_control(self, control: "Control") -> None:
+        """See `Engine.check_control`."""
+        self._engine.check_control(control)
 
     async def score(self, ids: Sequence[int], start: int) -> Scores:
         """See `Engine.score`."""

@@ -10,6 +10,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from satisfice.engines.base import Capability, EngineError
+from satisfice.lazy import PreTrainedTokenizerBase
+from satisfice.thinking import ThinkingFormat
+
 if TYPE_CHECKING:
     from satisfice.engines.control_batch import ControlBatch, Markers
 
@@ -29,6 +33,22 @@ class Control(ABC):
     @abstractmethod
     def batch(self, markers: "Markers", slots: int) -> "ControlBatch":
         """An empty batch for controls of this class, with room for `slots` requests."""
+
+    def biases(self, thinking: ThinkingFormat, tokenizer: PreTrainedTokenizerBase) -> dict[int, float]:
+        """What this control adds to the logits of single tokens, always the same while the model thinks.
+
+        For engines that have `Capability.BIAS` and no more. Controls that do nothing else override this.
+
+        Returns:
+            nats by token id; minus infinity where a token is made impossible.
+
+        Raises:
+            EngineError: it does something else; the message says what, and what to do.
+        """
+        raise EngineError(
+            f"{type(self).__name__} is more than a constant bias, so it needs {Capability.CONTROL}: take an engine "
+            "that has it, such as transformers or vllm"
+        )
 
 
 def encode_control(control: Control) -> str:

@@ -28,6 +28,7 @@ from satisfice.engines.base import (
 )
 from satisfice.engines.checkpoint import Checkpoint
 from satisfice.engines.control_setting import Control
+from satisfice.engines.openai_bias import BiasedThinking, logit_bias
 from satisfice.engines.openai_completion import Completion
 from satisfice.engines.openai_connection import Connection
 from satisfice.engines.openai_offer import MOST_LOGPROBS, Offer, examine
@@ -139,7 +140,6 @@ class OpenAIEngine(Engine):
         stopped and resumed does not go on as it would have.
         """
         for asked, capability in (
-            (control is not None, Capability.CONTROL),
             (top_logprobs > 0, Capability.LOGPROBS),
             (entropy, Capability.ENTROPY),
         ):
@@ -147,10 +147,15 @@ class OpenAIEngine(Engine):
                 raise EngineError(f"{self.name} does not offer {capability}: {self.lacking[capability]}")
         if top_logprobs > MOST_LOGPROBS:
             raise EngineError(f"top_logprobs is {top_logprobs}; {self.name} was asked for {MOST_LOGPROBS} at most")
+        biased = None
+        if control is not None and Capability.CONTROL not in self.capabilities:
+            bias = self._logit_bias(control)
+            biased = BiasedThinking(control.state, bias, self.thinking, self.tokenizer) if bias else None
+            control = None
         room, words = len(prompt_ids) + sampling.max_tokens, len(self.token_bytes)
         check_prompt(self.name, prompt_ids, room, self.context_length, vocabulary=words)
         emit = None if on_token is None else in_this_loop(on_token)
-        completion = Completion(self, list(prompt_ids), sampling, control, top_logprobs, emit)
+        completion = Completion(self, list(prompt_ids), sampling, control, biased, top_logprobs, emit)
         future = self.connection.submit(completion.fetch())
         try:
             return await asyncio.wrap_future(future)
@@ -158,6 +163,26 @@ class OpenAIEngine(Engine):
             if self.connection.closed:  # nobody cancelled the caller
                 raise EngineClosed(f"the connection to {self.connection.url} is closed", completion.spent()) from None
             raise
+
+    def check_control(self, control: Control) -> None:
+        """See `Engine.check_control`; without the plugin, a control must be a bias that the protocol takes."""
+        if Capability.CONTROL not in self.capabilities:
+            self._logit_bias(control)
+
+    def _logit_bias(self, control: Control) -> dict[str, float]:
+        """A control for a server without the plugin.
+
+        Raises:
+            EngineError: it is no bias, or the server obeys none.
+        """
+        try:
+            bias = logit_bias(control, self.thinking, self.tokenizer)
+        except EngineError as refused:
+            lacking = self.lacking[Capability.CONTROL]
+            raise EngineError(f"{self.name} does not offer {Capability.CONTROL} ({lacking}), and {refused}") from None
+        if bias and Capability.BIAS not in self.capabilities:
+            raise EngineError(f"{self.name} does not offer {Capability.BIAS}: {self.lacking[Capability.BIAS]}")
+        return bias
 
     async def score(self, ids: Sequence[int], start: int) -> Scores:
         """Not offered.

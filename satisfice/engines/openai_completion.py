@@ -1,4 +1,8 @@
-"""One completion on its way: what a server is asked for, and how its answer is taken in, token by token."""
+"""One completion on its way: what a server is asked for, and how its answer is taken in, token by token.
+
+Mostly that is one request. Where its connection drops, another goes on; and where a control is a bias of the protocol,
+each stretch of thinking, and each of what is none, has one of its own.
+"""
 
 import hashlib
 from collections.abc import Callable
@@ -8,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from satisfice.engines.base import EngineFailed, Generation, Sampling, Usage
 from satisfice.engines.control_setting import Control, encode_control
+from satisfice.engines.openai_bias import BiasedThinking
 from satisfice.engines.openai_connection import PassingError, RefusedError
 from satisfice.engines.openai_dialects import Chunk, OutsideVocabulary
 from satisfice.engines.openai_offer import CONTROL_KEY, OVERRUN
@@ -29,7 +34,8 @@ class Completion:
         engine: who was asked.
         ids: prompt and answer so far.
         sampling: how tokens are chosen, and what ends the answer.
-        control: travels with the request.
+        control: travels with the request; a server with the plugin obeys it.
+        biased: a control that is but a bias, in place of such a one.
         top_logprobs: most likely tokens to report at each step.
         emit: called with each new token.
     """
@@ -38,6 +44,7 @@ class Completion:
     ids: list[int]
     sampling: Sampling
     control: Control | None
+    biased: BiasedThinking | None
     top_logprobs: int
     emit: Callable[[int], None] | None
     usage: Usage = field(default_factory=Usage)
@@ -51,6 +58,10 @@ class Completion:
         watched = replace(self.sampling, lookahead=()) if self._offer.finds_stops else self.sampling
         self._watch = StopWatch(self.ids, watched, self.engine.end_ids, self.engine.token_bytes)
         self._ended: End | None = None
+        # Of the stream that is read:
+        self._begin = len(self.ids)
+        self._turned = False  # whether thinking began or ended with its last token, and the bias with it
+        self._told: tuple[str, ...] = ()  # the stops that the server knows of
         self._beyond = 0
 
     async def fetch(self) -> Generation:
@@ -62,7 +73,7 @@ class Completion:
         """
         connection = self.engine.connection
         try:
-            await connection.persist(self._stream, connection.max_retries)
+            await connection.persist(self._write, connection.max_retries)
         except (EngineFailed, RefusedError) as error:
             error.usage = self.spent()
             if written := error.usage.forward_passes:
@@ -82,15 +93,23 @@ class Completion:
         """What it has cost so far, as far as the server has said anything."""
         return replace(self.usage, forward_passes=len(self.ids) - self._prompt_length)
 
+    async def _write(self) -> None:
+        """Take in streams up to the end of the answer; raises what `_stream` raises."""
+        await self._stream()
+        while self._ended is None:
+            await self.engine.connection.pace()
+            await self._stream()
+
     async def _stream(self) -> None:
-        """Take in one stream up to the end of the answer.
+        """Take in one stream up to the end of the answer, or to where the bias changes.
 
         Raises:
             PassingError: it ended before.
             RefusedError: the server will not go on.
         """
-        asked, before, last = len(self.ids), self.usage.generated, Chunk()
-        prompt_tokens, cached_tokens, completion_tokens, begun = asked, 0, None, False
+        self._begin, self._turned, self._beyond = len(self.ids), False, 0
+        before, last = self.usage.generated, Chunk()
+        prompt_tokens, cached_tokens, completion_tokens, begun = self._begin, 0, None, False
         connection = self.engine.connection
         try:
             async with aclosing(connection.messages(self._body())) as messages:
@@ -101,10 +120,10 @@ class Completion:
                     cached_tokens = cached_tokens if chunk.cached_tokens is None else chunk.cached_tokens
                     completion_tokens = completion_tokens if chunk.new_tokens is None else chunk.new_tokens
                     last = last if chunk.finish is None else chunk
-                    self._beyond += self._ended is not None
+                    self._beyond += self._over
                     self._take(chunk)
                     # What a server ends by itself is read to its end, where it says what the prompt cost.
-                    if self._ended and self._ends_here(*self._ended[:2]):
+                    if self._over and not self._server_ends():
                         break
                     if self._beyond > self._slack():
                         connection.say(
@@ -113,7 +132,7 @@ class Completion:
                         )
                         break
         except PassingError as error:
-            if self._ended is None:
+            if not self._over:
                 error.kept = len(self.ids) - self._prompt_length
                 raise
         finally:
@@ -121,15 +140,27 @@ class Completion:
                 cached_tokens = min(cached_tokens, prompt_tokens)
                 self.usage.cached += cached_tokens
                 self.usage.prefilled += prompt_tokens - cached_tokens
-        if self._ended is None:
+        if not self._over:
             if completion_tokens is None and self._offer.dialect.gives_ids:
                 completion_tokens = self.usage.generated - before
             self._end(last.finish, last.stopped_by, completion_tokens)
 
-    def _ends_here(self, finish: str, stopped_by: str | int | None) -> bool:
-        """Whether the server does not know of the end of the answer, and would go on."""
-        told = self._offer.finds_stops and stopped_by not in self.sampling.stop[MOST_STOPS:]
-        return finish == "stop" and not told
+    @property
+    def _over(self) -> bool:
+        """Whether the stream has brought what was wanted of it."""
+        return self._ended is not None or self._turned
+
+    def _server_ends(self) -> bool:
+        """Whether the server knows of the end that has come, and goes on no further."""
+        if self._ended is None:  # at a marker, which may have begun before this stream
+            new = decode(self.engine.tokenizer, self.ids[self._begin :])
+            return any(marker in new for marker in self._told)
+        finish, stopped_by, holding = self._ended
+        if finish == "length":
+            return True
+        if isinstance(stopped_by, str):
+            return stopped_by in self._told and holding <= len(self.ids) - self._begin
+        return self._offer.finds_stops
 
     def _slack(self) -> int:
         """What may come after the end; where texts are encoded again, our count may be ahead of the server's."""
@@ -153,7 +184,7 @@ class Completion:
                 f"{decode(self.engine.tokenizer, chunk.ids)!r}"
             )
         for place, token in enumerate(chunk.ids):
-            if self._ended:
+            if self._over:
                 self._beyond += len(chunk.ids) - place
                 return
             self._append(token)
@@ -166,6 +197,7 @@ class Completion:
         self.ids.append(token)
         if self.emit is not None:
             self.emit(token)
+        self._turned = self.biased is not None and self.biased.turns(token)
         self._ended = self._watch.finished()
 
     def _end(self, finish: str | None, stopped_by: str | int | None, written: int | None) -> None:
@@ -182,6 +214,10 @@ class Completion:
             # The token that ended it has no text and was not sent.
             self._append(self.engine.tokenizer.eos_token_id or min(self.engine.end_ids))
             self._ended = ("stop", self.ids[-1], 1)
+        elif finish == "stop" and stopped_by in self._told and stopped_by not in self.sampling.stop:
+            # A marker that the server alone has seen. What thinks here still does, and goes on.
+            if len(self.ids) == self._begin:
+                raise PassingError(f"{connection.url} stopped at {stopped_by!r} and wrote nothing")
         elif finish == "stop" and isinstance(stopped_by, str):
             self._ended = ("stop", stopped_by, self._tokens_holding(stopped_by))
         elif finish == "stop" and len(self.ids) > self._prompt_length:
@@ -219,10 +255,13 @@ class Completion:
             "stream_options": {"include_usage": True},
             **self._offer.dialect.extras(left, self.top_logprobs, self.engine.end_ids),
         }
-        if not self._offer.finds_stops:
-            body.pop("stop", None)
-        elif "stop" in body:
-            body["stop"] = body["stop"][:MOST_STOPS]
+        stops = body.pop("stop", ())
+        if self._offer.finds_stops:
+            markers = () if self.biased is None else self.biased.markers()
+            body["stop"] = list(dict.fromkeys((*markers, *stops)))[:MOST_STOPS]
+            self._told = tuple(body["stop"])
+        if self.biased is not None:
+            body |= self.biased.fields()
         if self.control is not None:
             body["vllm_xargs"] = {CONTROL_KEY: encode_control(self.control)}
         return body

@@ -300,7 +300,7 @@ class Connection:
         async with self._gate:  # in the pauses too: a server in trouble is not asked by others instead
             tries = 0
             while True:
-                await self._pace()
+                await self.pace()
                 tries += 1
                 try:
                     return await attempt()
@@ -329,7 +329,8 @@ class Connection:
             return error.wait * (1 + 0.1 * random.random())  # those who were told the same do not come back at once
         return float(min(FIRST_PAUSE * 2 ** (tries - 1), LONGEST_PAUSE) * (1 - 0.25 * random.random()))
 
-    async def _pace(self) -> None:
+    async def pace(self) -> None:
+        """Wait until one more request of the minute may begin; `persist` does so before each of its tries."""
         start = max(time.monotonic(), self._next_start)
         self._next_start = start + self._interval
         if (wait := start - time.monotonic()) > 0:

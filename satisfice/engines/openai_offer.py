@@ -8,9 +8,10 @@ from transformers import PreTrainedTokenizerBase
 
 from satisfice.engines.base import Capability, EngineError, Sampling
 from satisfice.engines.checkpoint import Checkpoint
+from satisfice.engines.openai_bias import MOST_BIAS
 from satisfice.engines.openai_connection import Connection, RefusedError
 from satisfice.engines.openai_dialects import DIALECTS, Chunk, Dialect, OutsideVocabulary
-from satisfice.thinking import ThinkingFormat, decode, token_bytes
+from satisfice.thinking import ThinkingFormat, decode, encode_after, token_bytes
 
 MOST_LOGPROBS = 20
 """Most likely tokens that a server must report for it to offer log-probabilities at all: what our methods ask for."""
@@ -46,7 +47,9 @@ class Offer:
     def shortcomings(self) -> list[str]:
         """A sentence for the user where the server lacks what most methods need and other servers have."""
         missing = [
-            each for each in (Capability.CONTROL, Capability.LOGPROBS, Capability.PREFIX_REUSE) if each in self.lacking
+            each
+            for each in (Capability.CONTROL, Capability.BIAS, Capability.LOGPROBS, Capability.PREFIX_REUSE)
+            if each in self.lacking
         ]
         if not missing:
             return []
@@ -152,6 +155,7 @@ async def examine(connection: Connection, model: str, checkpoint: Checkpoint, th
     }
     if not await _has_plugin(ask, asked):
         lacking[Capability.CONTROL] = "the server does not run satisfice's plugin, which vLLM alone can"
+    likely: Chunk | None = None
     if not dialect.gives_ids:
         lacking[Capability.LOGPROBS] = "the server does not say which tokens it wrote"
     else:
@@ -159,11 +163,19 @@ async def examine(connection: Connection, model: str, checkpoint: Checkpoint, th
         warmer = await tried(dialect, asked, MOST_LOGPROBS, temperature=2)
         if likely is None or warmer is None or not likely.tops or len(likely.tops[0]) < MOST_LOGPROBS:
             lacking[Capability.LOGPROBS] = f"the server does not report the {MOST_LOGPROBS} most likely tokens"
-        elif abs(_spread(likely) - _spread(warmer)) > 0.1 * _spread(likely) + 0.05:
+        elif _differ(likely, warmer):
             lacking[Capability.LOGPROBS] = (
                 "the server's log-probabilities are those after temperature, not the model's own; start vLLM without "
                 "--logprobs-mode"
             )
+    if Capability.CONTROL in lacking:  # the plugin obeys all controls, those among them that are but a bias
+        # Forced is what it would not have written, and what has to be seen when it is written.
+        forced = next(each for each in (*thinking.close_ids(tokenizer), *prompt.ids) if [each] != begins)
+        bias = {str(forced): MOST_BIAS, **{str(each): -MOST_BIAS for each in begins}}
+        own = None if Capability.LOGPROBS in lacking else likely
+        biased = await tried(dialect, asked, MOST_LOGPROBS if own else 0, logit_bias=bias)
+        if reason := _no_bias(dialect, tokenizer, forced, biased, own):
+            lacking[Capability.BIAS] = reason
     if not dialect.cancels:
         lacking[Capability.CANCEL] = "it is not known whether this server stops when a connection is closed"
 
@@ -191,10 +203,38 @@ async def _has_plugin(ask: Callable[..., Coroutine[Any, Any, Any]], prompt: list
     return False
 
 
+def _no_bias(dialect: Dialect, tokenizer: Any, forced: int, biased: Chunk | None, own: Chunk | None) -> str:
+    """Why a server offers no `logit_bias`; "" where it does.
+
+    Args:
+        dialect: how it speaks.
+        tokenizer: the model's.
+        forced: the token that it was to write, whatever it would have written.
+        biased: what it answered; None where it refused.
+        own: the likeliest tokens of the same place without a bias, where it reports them.
+    """
+    if biased is None:
+        return "the server refuses logit_bias"
+    text = decode(tokenizer, [forced])
+    seen = [forced] if dialect.gives_ids else encode_after(tokenizer, text)
+    if biased.ids[: len(seen)] != seen:
+        lost = "" if dialect.gives_ids else ", or not as text"
+        return f"the server does not obey logit_bias: a bias of {MOST_BIAS:g} did not make it write {text!r}{lost}"
+    if own is not None and (not biased.tops or _differ(own, biased)):
+        return "the server's log-probabilities are those after logit_bias, not the model's own"
+    return ""
+
+
+def _differ(one: Chunk, other: Chunk) -> bool:
+    """Whether the likeliest tokens of the same place are not as likely in both."""
+    return abs(_spread(one) - _spread(other)) > 0.1 * _spread(one) + 0.05
+
+
 def _spread(chunk: Chunk) -> float:
-    """How far the log-probabilities of the likeliest tokens lie apart: what a temperature changes."""
-    values = chunk.tops[0].values()
-    return max(values) - min(values)
+    """How far the log-probabilities of the likeliest tokens lie apart: what a temperature changes, or a bias."""
+    # A token that was written and is not among them may be reported as one more.
+    values = sorted(chunk.tops[0].values(), reverse=True)[:MOST_LOGPROBS]
+    return values[0] - values[-1]
 
 
 async def _listed(connection: Connection, model: str) -> tuple[int | None, bool]:

@@ -12,7 +12,7 @@ import torch
 
 from satisfice.engines.control_batch import ControlBatch, Markers
 from satisfice.engines.control_setting import Control
-from satisfice.intervention.controls import EndScaling, SuppressTokens, single_tokens
+from satisfice.intervention.controls import EndScaling, SuppressTokens
 
 
 class MarkerBatch(ControlBatch):
@@ -107,8 +107,8 @@ class SuppressTokensBatch(MarkerBatch):
         """See `ControlBatch.admit`."""
         assert isinstance(control, SuppressTokens)
         super().admit(slot, control)
-        found = single_tokens(self.markers.tokenizer, control.words).values()
-        ids = [token for ids in found for token in ids if token < self.markers.vocabulary_size]
+        tokens = control.tokens(self.markers.tokenizer)
+        ids = [token for token in tokens if token < self.markers.vocabulary_size]
         self.tokens = with_row(self.tokens, slot, ids)
 
     def apply(self, logits: torch.Tensor, slots: torch.Tensor) -> None:

@@ -4,15 +4,17 @@ The tensor code that does it is in `control_batches.py`.
 """
 
 import functools
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import ConfigDict
 
+from satisfice.engines.base import EngineError
 from satisfice.engines.control_setting import Control
 from satisfice.intervention.text_ends import End
 from satisfice.lazy import PreTrainedTokenizerBase
-from satisfice.thinking import encode_after, token_bytes
+from satisfice.thinking import ThinkingFormat, encode_after, token_bytes
 
 if TYPE_CHECKING:
     from satisfice.engines.control_batch import ControlBatch, Markers
@@ -40,6 +42,22 @@ class EndScaling(Control):
 
         return EndScalingBatch(markers, slots)
 
+    def biases(self, thinking: ThinkingFormat, tokenizer: PreTrainedTokenizerBase) -> dict[int, float]:
+        """See `Control.biases`."""
+        if self.gain:
+            raise EngineError(
+                "a gain multiplies the logit of the closing marker, which is no constant bias: take a bias in its "
+                "place (temperature-scaling:mode=bias), or an engine that has control, such as transformers or vllm"
+            )
+        close = thinking.close_ids(tokenizer)
+        if len(close) > 1:
+            raise EngineError(
+                f"the closing marker {thinking.close!r} is {len(close)} tokens of this tokenizer, and which of them is "
+                "biased depends on what is written of it, which is no constant bias: take an engine that has control, "
+                "such as transformers or vllm"
+            )
+        return {close[0]: self.bias} if self.bias else {}
+
 
 @dataclass(frozen=True, kw_only=True)
 class SuppressTokens(Control):
@@ -58,6 +76,21 @@ class SuppressTokens(Control):
         from satisfice.intervention.control_batches import SuppressTokensBatch
 
         return SuppressTokensBatch(markers, slots)
+
+    def tokens(self, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+        """The tokens that are one of the words."""
+        return [token for ids in single_tokens(tokenizer, self.words).values() for token in ids]
+
+    def biases(self, thinking: ThinkingFormat, tokenizer: PreTrainedTokenizerBase) -> dict[int, float]:
+        """See `Control.biases`."""
+        tokens, close = self.tokens(tokenizer), thinking.close_ids(tokenizer)
+        if len(close) > 1 and not set(close).isdisjoint(tokens):
+            raise EngineError(
+                f"one of the words is a token of the closing marker {thinking.close!r}, which stays possible where it "
+                "is the next of them, so its bias is not constant: leave that word out, or take an engine that has "
+                "control, such as transformers or vllm"
+            )
+        return {token: -math.inf for token in tokens if token not in close}
 
 
 MOST_WINDOW = 8192

@@ -13,7 +13,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, TypeVar
 
-from satisfice.engines.base import Capability, Engine, Sampling, require
+from satisfice.engines.base import Capability, Engine, EngineError, Sampling, require
 from satisfice.engines.control_setting import Control
 from satisfice.intervention.draft import Draft
 from satisfice.intervention.stops import NO_STOPS, Stops
@@ -104,6 +104,11 @@ class Method(ABC):
             EngineError: names what is missing.
         """
         require(engine, self.needs, self.name)
+        if (control := self.control(engine.thinking)) is not None:
+            try:
+                engine.check_control(control)
+            except EngineError as refused:
+                raise EngineError(f"{self.name}: {refused}") from None
 
     async def solve(
         self,

@@ -68,6 +68,12 @@ class FakeServer:
         cap: tokens that it writes at most, whatever it was asked for.
         endless: whether it goes on past max_tokens and past the end, up to so many messages.
         nulls: whether a message without text has null for it.
+        others: answers that it likes less than `answer`, each less than the one before. Of those that begin like the
+            response so far, each has a token to go on with: the first has a logit of 10 there, the next of 8 and so on,
+            all other tokens of 0.
+        obeys_bias: whether it adds `logit_bias` to these.
+        biased_logprobs: whether its log-probabilities are those after the bias.
+        hides: tokens that it does not show as text, nor say otherwise.
     """
 
     def __init__(
@@ -90,6 +96,9 @@ class FakeServer:
         self.cap: int | None = None
         self.endless = 0
         self.nulls = False
+        self.others: list[list[int]] = []
+        self.obeys_bias, self.biased_logprobs = True, False
+        self.hides: set[int] = set()
         self._seen: list[list[int]] = []
         self._lock = threading.Lock()
         self._http = ThreadingHTTPServer(("127.0.0.1", port), self._handler())
@@ -226,13 +235,18 @@ class FakeServer:
         handler.wfile.write(b"0\r\n\r\n")
 
     def _choice(self, ids: list[int], body: dict[str, Any], finish: str | None) -> dict[str, Any]:
-        shown = [token for token in ids if token != self.tokenizer.eos_token_id]
+        shown = [token for token in ids if token != self.tokenizer.eos_token_id and token not in self.hides]
         choice: dict[str, Any] = {"index": 0, "text": decode(self.tokenizer, shown), "finish_reason": finish}
         if self.nulls and not choice["text"]:
             choice["text"] = None
         count = body.get("logprobs") or 0
         scale = 1 / (body["temperature"] or 1) if self.processed else 1
         tops = [{(token + rank) % len(self.tokenizer): scale * FLAT[rank] for rank in range(count)} for token in ids]
+        for token, top in zip(ids, tops, strict=True):
+            if count and (body.get("logit_bias") or {}).get(str(token), 0) >= 100:  # far from likely by itself
+                top.update({token: -60.0, (token + count) % len(self.tokenizer): FLAT[0]})
+        if self.biased_logprobs and body.get("logit_bias"):
+            tops = [{token: -100.0 * rank for rank, token in enumerate(top)} for top in tops]
         if self.kind == "vllm":
             if body.get("return_token_ids"):
                 choice["token_ids"] = ids
@@ -286,17 +300,40 @@ class FakeServer:
         return min(known, len(ids) - 1) if self.caches else 0
 
     def _continuation(self, ids: list[int], body: dict[str, Any]) -> tuple[list[int], str]:
-        whole = [*self.prompt, *self.answer]
-        rest = whole[len(ids) :] if ids == whole[: len(ids)] else [*self.answer, *self.answer]
         new: list[int] = []
         stops = [] if self.kind == "llamacpp" else body.get("stop") or []
-        for token in rest[: body["max_tokens"]]:
+        while len(new) < body["max_tokens"]:
+            token = self.next_token(ids, new, body)
+            if token is None:
+                break
             new.append(token)
             if token == self.tokenizer.eos_token_id or token in body.get("stop_token_ids", ()):
                 return new, "stop"
             if any(stop in decode(self.tokenizer, new) for stop in stops):
                 return new, "stop"
         return new, "length"
+
+    def next_token(self, ids: list[int], new: list[int], body: dict[str, Any]) -> int | None:
+        """The token after `ids` and `new`; None where there is nothing more to say."""
+        logits = {token: 10.0 - 2 * rank for rank, token in enumerate(self._liked(ids, new))}
+        if self.obeys_bias:
+            for token, bias in (body.get("logit_bias") or {}).items():
+                logits[int(token)] = logits.get(int(token), 0.0) + bias
+        return max(logits, key=logits.__getitem__, default=None)
+
+    def _liked(self, ids: list[int], new: list[int]) -> list[int]:
+        """What may come next, the likeliest first."""
+        whole, begun = [*ids, *new], len(self.prompt)
+        paths = [self.answer, *self.others]
+        if whole[:begun] == self.prompt:
+            rest = whole[begun:]
+            liked = [path[len(rest)] for path in paths if path[: len(rest)] == rest and len(path) > len(rest)]
+            if liked:
+                return list(dict.fromkeys(liked))
+            if any(path[: len(ids) - begun] == ids[begun:] for path in paths):
+                return [self.tokenizer.eos_token_id]  # a bias led off every path
+        again = [*self.answer, *self.answer]
+        return again[len(new) : len(new) + 1]
 
 
 def _common(left: list[int], right: list[int]) -> int:

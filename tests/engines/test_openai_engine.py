@@ -208,9 +208,9 @@ async def test_a_control_is_refused_where_nobody_would_obey_it(kind, serve, load
 def test_capabilities_follow_from_what_the_server_does(kind, serve, load):
     engine = load(serve(kind))
     offered = {
-        "vllm": {Capability.LOGPROBS, Capability.PREFIX_REUSE, Capability.CANCEL},
-        "llamacpp": {Capability.LOGPROBS, Capability.PREFIX_REUSE, Capability.CANCEL},
-        "standard": {Capability.PREFIX_REUSE},
+        "vllm": {Capability.BIAS, Capability.LOGPROBS, Capability.PREFIX_REUSE, Capability.CANCEL},
+        "llamacpp": {Capability.BIAS, Capability.LOGPROBS, Capability.PREFIX_REUSE, Capability.CANCEL},
+        "standard": {Capability.BIAS, Capability.PREFIX_REUSE},
     }
     assert engine.capabilities == offered[kind]
     assert set(engine.lacking) == set(Capability) - engine.capabilities

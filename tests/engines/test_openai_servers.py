@@ -24,6 +24,7 @@ import pytest
 from satisfice.engines.base import Capability, Sampling
 from satisfice.engines.openai import OpenAIEngine
 from satisfice.intervention import parse_method
+from satisfice.intervention.controls import EndScaling, SuppressTokens
 from satisfice.lab import WEIGHTS
 from satisfice.problems import Problem, load_problems
 from satisfice.thinking import ThinkingFormat, decode
@@ -153,6 +154,7 @@ DRAWN = Sampling(temperature=1, top_p=0.95, max_tokens=60, seed=3)
 
 def test_it_is_known_what_the_server_can_do(engine):
     assert engine.capabilities >= {Capability.LOGPROBS, Capability.PREFIX_REUSE, Capability.CANCEL}
+    assert Capability.BIAS in engine.capabilities
     assert not engine.capabilities & {Capability.ENTROPY, Capability.SCORE, Capability.TREE}
     assert engine.offer.prompt_ids
     assert engine.context_length in (1024, 2048, 8192)
@@ -269,6 +271,63 @@ async def test_methods_run(spelled, engine, served):
     assert trace.response_ids
     assert trace.cost.thinking_tokens <= 200
     assert trace.cost.prefilled_tokens > 0
+
+
+@pytest.fixture
+def bare(served: Served, monkeypatch: pytest.MonkeyPatch) -> Iterator[OpenAIEngine]:
+    """The engine that there is where the server does not run the plugin."""
+
+    async def no_plugin(*asked: object) -> bool:
+        return False
+
+    monkeypatch.setattr("satisfice.engines.openai_offer._has_plugin", no_plugin)
+    engine = served.load()
+    yield engine
+    engine.close()
+
+
+async def test_a_bias_acts_in_thinking_alone_and_log_probabilities_stay_the_models_own(bare, served):
+    assert Capability.CONTROL not in bare.capabilities
+    assert Capability.BIAS in bare.capabilities, bare.lacking
+    problem = Problem("one", served.question, "")
+    rendered = bare.thinking.render(bare.tokenizer, problem.messages())
+    free = await bare.generate(rendered.ids, GREEDY, top_logprobs=1)
+    # The first token that it thinks is taken away: as likely as before by its own word, and not written.
+    word = decode(bare.tokenizer, free.ids[:1]).strip().casefold()
+    control = SuppressTokens(words=(word,), state=rendered.state)
+    assert free.ids[0] in control.biases(bare.thinking, bare.tokenizer)
+    other = await bare.generate(rendered.ids, GREEDY, top_logprobs=20, control=control)
+    taken = set(control.biases(bare.thinking, bare.tokenizer))
+    assert not taken & set(other.ids[:20])
+    assert other.top_logprobs[0][free.ids[0]] == pytest.approx(free.logprobs[0], abs=0.02)
+    # Sure to close thinking at once, it writes its answer as it does after a thinking that was closed for it.
+    if len(close := bare.thinking.close_ids(bare.tokenizer)) == 1:
+        ended = await bare.generate(rendered.ids, GREEDY, control=EndScaling(bias=100, state=rendered.state))
+        after = await bare.generate([*rendered.ids, *close], replace(GREEDY, max_tokens=59))
+        assert ended.ids == [*close, *after.ids]
+
+
+@pytest.mark.vllm
+@pytest.mark.parametrize("served", [pytest.param(_vllm, marks=pytest.mark.vllm)], indirect=True, ids=["vllm"])
+@pytest.mark.parametrize("spelled", ["temperature-scaling:mode=bias,bias=10", "no-wait"])
+async def test_biases_do_what_controls_do_here(spelled, bare):
+    from satisfice.engines.transformers import TransformersEngine
+
+    embedded = TransformersEngine.load("lab")
+    method = parse_method(spelled)
+    method.check(bare)
+    sampling = replace(GREEDY, max_tokens=300)
+    same, changed = 0, 0
+    for problem in load_problems("lab:test", limit=10).problems:
+        trace, other, plain = [
+            await which.solve(where, problem, sampling)
+            for which, where in ((method, bare), (method, embedded), (parse_method("plain"), embedded))
+        ]
+        same += trace.response_ids == other.response_ids
+        changed += trace.response_ids != plain.response_ids
+    embedded.close()
+    assert same >= 9
+    assert changed >= 9
 
 
 @pytest.mark.vllm

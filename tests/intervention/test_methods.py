@@ -7,6 +7,7 @@ import pytest
 from intervention.scripted import ScriptedEngine, follow
 
 from satisfice.engines.base import Capability, EngineError, Sampling, derive_seed, require
+from satisfice.engines.remembering import RememberingEngine
 from satisfice.intervention import METHODS, MethodError, describe, parse_method
 from satisfice.intervention.controls import EndScaling
 from satisfice.intervention.draft import Draft, fork_seed
@@ -234,6 +235,38 @@ def test_temperature_scaling_needs_an_engine_with_controls(tokenizer):
     method = parse_method("temperature-scaling")
     with pytest.raises(EngineError, match="temperature-scaling needs control, which scripted does not offer"):
         require(engine, method.needs, method.name)
+    with pytest.raises(EngineError, match=r"needs control.*; mode=bias needs token bias alone, which it offers$"):
+        method.check(engine)
+
+
+def test_a_bias_of_the_marker_needs_no_more_than_biases(tokenizer):
+    method = parse_method("temperature-scaling:mode=bias,bias=2")
+    assert method.needs == {Capability.BIAS}
+    assert type(method).needs == parse_method("temperature-scaling:t=1").needs == {Capability.CONTROL}
+    method.check(ScriptedEngine(tokenizer, boundary(0.5, 0.4), without=[Capability.CONTROL]))
+    with pytest.raises(EngineError, match=r"temperature-scaling needs token bias, which scripted does not offer$"):
+        method.check(ScriptedEngine(tokenizer, dict, without=[Capability.CONTROL, Capability.BIAS]))
+    with pytest.raises(EngineError, match=r"temperature-scaling needs control, which scripted does not offer$"):
+        parse_method("temperature-scaling").check(
+            ScriptedEngine(tokenizer, dict, without=[Capability.CONTROL, Capability.BIAS])
+        )
+    thinking = ThinkingFormat.detect(tokenizer)
+    (close,) = thinking.close_ids(tokenizer)
+    assert method.control(thinking).biases(thinking, tokenizer) == {close: 2.0}
+
+
+def test_what_an_engine_says_of_a_control_is_said_of_the_method(tokenizer):
+    class Choosy(ScriptedEngine):
+        def check_control(self, control):
+            raise EngineError(f"no {type(control).__name__} today")
+
+    engine = Choosy(tokenizer, dict)
+    parse_method("plain").check(engine)
+    for spelled in ("temperature-scaling", "budget-forcing+temperature-scaling"):
+        with pytest.raises(EngineError, match=r"^temperature-scaling: no EndScaling today"):
+            parse_method(spelled).check(engine)
+        with pytest.raises(EngineError, match=r"^temperature-scaling: no EndScaling today"):
+            parse_method(spelled).check(RememberingEngine(engine))
 
 
 # -- budget forcing
@@ -538,7 +571,8 @@ def test_a_control_acts_inside_a_strategy(tokenizer):
     engine = ScriptedEngine(tokenizer, boundary(0.2, 0.7))
     joined = "budget-forcing:max_thinking=20+temperature-scaling:mode=bias,bias=2"
     assert str(parse_method(joined)) == joined
-    assert parse_method(joined).needs == {Capability.CONTROL}
+    assert parse_method(joined).needs == {Capability.BIAS}
+    assert parse_method("budget-forcing:max_thinking=20+temperature-scaling:t=0.9").needs == {Capability.CONTROL}
     trace = solve(engine, joined)
     assert (trace.stop, trace.cost.thinking_tokens) == ("marker", 3)
     assert solve(engine, "budget-forcing:max_thinking=20").stop == "closed by method"

@@ -376,19 +376,19 @@ def test_for_other_models_all_means_every_method_that_runs_by_its_defaults(token
 
 
 def test_all_leaves_out_what_an_engine_cannot_do(tokenizer):
-    engine = ScriptedEngine(tokenizer, follow(tokenizer, THINKING), without=[Capability.CONTROL])
+    engine = ScriptedEngine(tokenizer, follow(tokenizer, THINKING), without=[Capability.CONTROL, Capability.BIAS])
     methods, left_out = every_method("lab", engine)
     assert {"no-wait", "temperature-scaling"}.isdisjoint(method.name for method in methods)
     assert [sentence.partition(" (")[0] for sentence in left_out] == [
         *(
-            f"{name} needs control, which scripted does not offer"
+            f"{name} needs {'token bias' if name == 'no-wait' else 'control'}, which scripted does not offer"
             for name in (
                 "confidence-exit", "no-wait", "soft-landing", "stop-loops", "temperature-scaling", "thinking-budget",
             )
         ),
         "tldr: scripted was not trained on levels",
     ]  # fmt: skip
-    with pytest.raises(EngineError, match="no-wait needs control"):  # asked for by name it is refused
+    with pytest.raises(EngineError, match="no-wait needs token bias"):  # asked for by name it is refused
         check(engine, experiment(problem_set("3"), "no-wait"))
 
 

@@ -614,13 +614,14 @@ def test_in_front_of_another_server_it_says_what_can_be_served_there(tokenizer):
         assert can.startswith(
             f"tokens from openai:fake (standard server at {upstream.url}); methods: plain, no-thinking,"
         )
+        assert "no-wait" in can  # by logit_bias
         no_logprobs = (
             "refused here: adaptive-think, best-of-n, deepconf, deer, deer-pro: no logprobs, the server does not say "
         )
         assert any(line.startswith(no_logprobs) for line in cannot)
         assert any(
             line.startswith(
-                "refused here: no-wait, soft-landing, stop-loops, temperature-scaling, thinking-budget: no control, "
+                "refused here: soft-landing, stop-loops, temperature-scaling, thinking-budget: no control, "
             )
             for line in cannot
         )
@@ -640,9 +641,10 @@ def test_at_start_the_server_says_what_its_engine_can_serve(engine, tokenizer):
     assert levels == "refused here: tldr: the model was not trained on levels"
     bare = HeldEngine(tokenizer)
     bare.capabilities = frozenset({Capability.CANCEL})
-    bare.lacking = {Capability.CONTROL: "the server has no plugin"}
+    bare.lacking = {Capability.CONTROL: "the server has no plugin", Capability.BIAS: "nor does it obey logit_bias"}
     lines = offered(bare)
-    controls = "no-wait, soft-landing, stop-loops, temperature-scaling, thinking-budget"
+    assert "refused here: no-wait: no token bias, nor does it obey logit_bias" in lines
+    controls = "soft-landing, stop-loops, temperature-scaling, thinking-budget"
     assert f"refused here: {controls}: no control, the server has no plugin" in lines
     assert "refused here: decoding-tree: no tree" in lines
     assert all(len([line for line in lines if f" {name}," in line or f" {name}:" in line]) <= 1 for name in METHODS)

@@ -25,7 +25,7 @@ class NoWait(Method):
     name: ClassVar[str] = "no-wait"
     summary: ClassVar[str] = "makes words of reflection impossible while thinking"
     paper: ClassVar[str] = "2506.08343 (NoWait)"
-    needs: ClassVar[frozenset[Capability]] = frozenset({Capability.CONTROL})
+    needs: ClassVar[frozenset[Capability]] = frozenset({Capability.BIAS})
     # By its default list it makes all of the lab's openers of a check impossible, so it shows what checks are worth.
     on_lab: ClassVar[str] = ""
 

@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from satisfice.engines.base import Capability
+from satisfice.engines.base import Capability, Engine, EngineError
 from satisfice.intervention.controls import EndScaling
 from satisfice.intervention.draft import Draft
 from satisfice.intervention.method import Knob, Method, MethodError
@@ -55,6 +55,16 @@ class TemperatureScaling(Method):
             raise MethodError("temperature-scaling: bias acts with mode=bias only; add mode=bias or leave bias out")
         if self.mode == "bias" and not self.bias:
             raise MethodError("temperature-scaling: mode=bias needs a bias other than 0, for example bias=2")
+        if self.mode == "bias":
+            object.__setattr__(self, "needs", frozenset({Capability.BIAS}))
+
+    def check(self, engine: Engine) -> None:
+        try:
+            super().check(engine)
+        except EngineError as refused:
+            if self.mode == "scale" and Capability.BIAS in engine.capabilities:
+                raise EngineError(f"{refused}; mode=bias needs {Capability.BIAS} alone, which it offers") from None
+            raise
 
     def control(self, thinking: ThinkingFormat) -> EndScaling:
         return EndScaling(gain=1 / self.t - 1) if self.mode == "scale" else EndScaling(bias=self.bias)

@@ -569,7 +569,7 @@ def test_a_control_bends_thinking_and_leaves_the_probes_alone(tokenizer):
 
     engine = RecordingEngine(tokenizer, script)
     joined = compose([Deer(), parse_method("temperature-scaling:mode=bias,bias=2")])
-    assert joined.needs == {Capability.LOGPROBS, Capability.PREFIX_REUSE, Capability.CONTROL}
+    assert joined.needs == {Capability.LOGPROBS, Capability.PREFIX_REUSE, Capability.BIAS}
     trace = solve(engine, joined)
     assert (trace.thinking, trace.stop) == (FIRST + SECOND, "marker")
     assert probes(trace)[0].detail["answer"] == "3"  # with the control, the brace would have lost to the marker

@@ -186,13 +186,26 @@ def test_a_list_that_suppresses_nothing_is_refused(tokenizer):
 def test_it_joins_a_strategy(tokenizer):
     engine = ScriptedEngine(tokenizer, second_thoughts)
     method = compose([BudgetForcing(max_thinking=4), NoWait()])
-    assert method.needs == {Capability.CONTROL}
+    assert method.needs == {Capability.BIAS}
     trace = solve(engine, method)
     assert trace.thinking.startswith("\n\nNo\n\nNo")
     assert trace.stop == "closed by method"
 
 
-def test_it_needs_an_engine_with_controls(tokenizer):
-    engine = ScriptedEngine(tokenizer, second_thoughts, without=[Capability.CONTROL])
-    with pytest.raises(EngineError, match="no-wait needs control"):
+def test_it_needs_an_engine_with_biases_and_no_more(tokenizer):
+    engine = ScriptedEngine(tokenizer, second_thoughts, without=[Capability.CONTROL, Capability.BIAS])
+    with pytest.raises(EngineError, match="no-wait needs token bias"):
         require(engine, NoWait().needs, "no-wait")
+    NoWait().check(ScriptedEngine(tokenizer, second_thoughts, without=[Capability.CONTROL]))
+
+
+def test_as_biases_it_takes_away_the_tokens_that_the_batch_takes_away(tokenizer):
+    thinking = ThinkingFormat.detect(tokenizer)
+    markers = Markers(thinking, tokenizer, len(tokenizer))
+    control = replace(NoWait().control(thinking), state=thinking.automaton(tokenizer).thinking_state)
+    batch = control.batch(markers, 1)
+    batch.admit(0, control)
+    biases = control.biases(thinking, tokenizer)
+    assert suppressed(batch, [0], len(tokenizer)) == [set(biases)]
+    assert set(biases.values()) == {float("-inf")}
+    assert len(biases) == 5
