@@ -132,12 +132,15 @@ async def follow(
         raise EngineError(f"{engine.name} gives no log-probabilities, so its end marker cannot be looked at")
     if any(trace.thinking and not trace.response_ids for trace in traces):
         raise EngineError("the traces hold texts and no token ids: make the run again with an engine that gives them")
-    return list(await asyncio.gather(*(_follow(engine, trace, graders, cue, entropies) for trace in traces)))
+    table = token_bytes(engine.tokenizer)  # made once: a real vocabulary takes a good part of a second
+    return list(await asyncio.gather(*(_follow(engine, table, trace, graders, cue, entropies) for trace in traces)))
 
 
-async def _follow(engine: Engine, trace: Trace, graders: GraderPool, cue: str, entropies: bool) -> Course:
+async def _follow(
+    engine: Engine, table: Sequence[bytes], trace: Trace, graders: GraderPool, cue: str, entropies: bool
+) -> Course:
     thinking = trace.thinking_span[1]
-    pieces = [token_bytes(engine.tokenizer)[token] for token in trace.response_ids[:thinking]]
+    pieces = [table[token] for token in trace.response_ids[:thinking]]
     # Behind the closing marker there is nothing to ask.
     inside = thinking - (len(engine.thinking.close_ids(engine.tokenizer)) if trace.stop == "marker" else 0)
     ends = [place for place in paragraph_ends(pieces) if place < inside]
