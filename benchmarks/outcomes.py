@@ -69,7 +69,7 @@ def keep(file: Path, folders: Sequence[Path]) -> None:
                 columns.rows(), columns.right, columns.cost("thinking"), columns.cost("total"), columns.truncated,
                 strict=True,
             )  # fmt: skip
-            model = run.config["model"].removeprefix("transformers:")
+            model = run.config["model"].removeprefix("transformers:").rpartition("/")[2]
             found[Key(name, model, method)] = {
                 problem: Outcome(int(right), int(thinking), int(total), int(cut))
                 for (problem, _), right, thinking, total, cut in values
