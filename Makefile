@@ -112,16 +112,18 @@ $(VENV)/installed-test: pyproject.toml constraints.txt | $(VENV)/bin/python
 
 # lighteval 0.13 pins a parser that math-verify wants newer (our grader is not asked there), does not know huggingface_hub 2
 # or xxhash 4, and at each start fetches a table that one task of its own needs, unless there is such a file.
-.venv-lighteval/installed: pyproject.toml constraints.txt
+.venv-lighteval/installed: pyproject.toml constraints-lighteval.txt
 	$(PYTHON) -m venv .venv-lighteval
-	.venv-lighteval/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
-	.venv-lighteval/bin/python -m pip install --quiet lighteval==0.13.0 'huggingface_hub<2' 'xxhash<4'
+	.venv-lighteval/bin/python -m pip install --quiet --constraint constraints-lighteval.txt lighteval
+	grep -v latex2sympy2 constraints-lighteval.txt > .venv-lighteval/ours.txt
+	.venv-lighteval/bin/python -m pip install --quiet --constraint .venv-lighteval/ours.txt --editable '.[test]'
+	.venv-lighteval/bin/python -m pip install --quiet --constraint constraints-lighteval.txt latex2sympy2_extended
 	touch $$(echo .venv-lighteval/lib/python*/site-packages/lighteval/tasks/tasks)/tinyBenchmarks.pkl
 	touch $@
 
-.venv-litellm/installed: pyproject.toml tests/hosts/litellm-proxy.txt
+.venv-litellm/installed: pyproject.toml constraints-litellm.txt tests/hosts/litellm-proxy.txt
 	$(PYTHON) -m venv .venv-litellm
-	.venv-litellm/bin/python -m pip install --quiet --editable '.[serve,test]' --requirement tests/hosts/litellm-proxy.txt
+	.venv-litellm/bin/python -m pip install --quiet --constraint constraints-litellm.txt --editable '.[serve,test]' --requirement tests/hosts/litellm-proxy.txt
 	touch $@
 
 $(VENV)/installed-docs: pyproject.toml constraints.txt | $(VENV)/bin/python

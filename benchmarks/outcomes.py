@@ -69,7 +69,9 @@ def keep(file: Path, folders: Sequence[Path]) -> None:
                 columns.rows(), columns.right, columns.cost("thinking"), columns.cost("total"), columns.truncated,
                 strict=True,
             )  # fmt: skip
-            model = run.config["model"].removeprefix("transformers:").rpartition("/")[2]
+            model = run.config["model"].removeprefix("transformers:")
+            if Path(model).is_absolute():
+                model = Path(model).name  # of a model that was trained here its folder's name, and not where that lies
             found[Key(name, model, method)] = {
                 problem: Outcome(int(right), int(thinking), int(total), int(cut))
                 for (problem, _), right, thinking, total, cut in values

@@ -28,7 +28,7 @@ from satisfice.engines.base import (
 )
 from satisfice.engines.checkpoint import Checkpoint
 from satisfice.engines.control_setting import Control
-from satisfice.engines.openai_bias import BiasedThinking, logit_bias
+from satisfice.engines.openai_bias import BiasedThinking, bias_for
 from satisfice.engines.openai_completion import Completion
 from satisfice.engines.openai_connection import Connection
 from satisfice.engines.openai_offer import MOST_LOGPROBS, Offer, examine
@@ -98,7 +98,7 @@ class OpenAIEngine(Engine):
             max_batch: requests under way at once at most.
             requests_per_minute: requests begun in a minute at most; None leaves it to the server to say "too many".
             timeout: seconds without a byte from the server after which a request is given up; it is tried once more.
-            max_retries: of one request, dropped answers that are taken up again included, with exponential backoff,
+            max_retries: of one answer, dropped answers that are taken up again included, with exponential backoff,
                 jitter and what the server asks for in Retry-After. All of them count as requests of the minute.
 
         Raises:
@@ -149,7 +149,7 @@ class OpenAIEngine(Engine):
             raise EngineError(f"top_logprobs is {top_logprobs}; {self.name} was asked for {MOST_LOGPROBS} at most")
         biased = None
         if control is not None and Capability.CONTROL not in self.capabilities:
-            bias = self._logit_bias(control)
+            bias = bias_for(self, control)
             biased = BiasedThinking(control.state, bias, self.thinking, self.tokenizer) if bias else None
             control = None
         room, words = len(prompt_ids) + sampling.max_tokens, len(self.token_bytes)
@@ -167,22 +167,7 @@ class OpenAIEngine(Engine):
     def check_control(self, control: Control) -> None:
         """See `Engine.check_control`; without the plugin, a control must be a bias that the protocol takes."""
         if Capability.CONTROL not in self.capabilities:
-            self._logit_bias(control)
-
-    def _logit_bias(self, control: Control) -> dict[str, float]:
-        """A control for a server without the plugin.
-
-        Raises:
-            EngineError: it is no bias, or the server obeys none.
-        """
-        try:
-            bias = logit_bias(control, self.thinking, self.tokenizer)
-        except EngineError as refused:
-            lacking = self.lacking[Capability.CONTROL]
-            raise EngineError(f"{self.name} does not offer {Capability.CONTROL} ({lacking}), and {refused}") from None
-        if bias and Capability.BIAS not in self.capabilities:
-            raise EngineError(f"{self.name} does not offer {Capability.BIAS}: {self.lacking[Capability.BIAS]}")
-        return bias
+            bias_for(self, control)
 
     async def score(self, ids: Sequence[int], start: int) -> Scores:
         """Not offered.

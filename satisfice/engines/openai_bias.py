@@ -7,7 +7,7 @@ one is ended where thinking ends, and the answer is written by another one witho
 import math
 from typing import Any
 
-from satisfice.engines.base import EngineError
+from satisfice.engines.base import Capability, Engine, EngineError
 from satisfice.engines.control_setting import Control
 from satisfice.lazy import PreTrainedTokenizerBase
 from satisfice.thinking import Phase, ThinkingFormat
@@ -24,12 +24,28 @@ def logit_bias(control: Control, thinking: ThinkingFormat, tokenizer: PreTrained
     """
     biases = control.biases(thinking, tokenizer)
     for bias in biases.values():
-        if MOST_BIAS < abs(bias) < math.inf or bias == math.inf:
+        if not abs(bias) <= MOST_BIAS and bias != -math.inf:
             raise EngineError(
                 f"a bias of {bias:g} is beyond the {-MOST_BIAS:g}..{MOST_BIAS:g} that logit_bias takes: choose one "
                 "within, or take an engine that has control, such as transformers or vllm"
             )
     return {str(token): max(bias, -MOST_BIAS) for token, bias in biases.items()}
+
+
+def bias_for(engine: Engine, control: Control) -> dict[str, float]:
+    """A control for an engine that has no controls: the `logit_bias` that stands for it.
+
+    Raises:
+        EngineError: it is no bias, or the engine obeys none.
+    """
+    try:
+        bias = logit_bias(control, engine.thinking, engine.tokenizer)
+    except EngineError as refused:
+        lacking = engine.lacking[Capability.CONTROL]
+        raise EngineError(f"{engine.name} does not offer {Capability.CONTROL} ({lacking}), and {refused}") from None
+    if bias and Capability.BIAS not in engine.capabilities:
+        raise EngineError(f"{engine.name} does not offer {Capability.BIAS}: {engine.lacking[Capability.BIAS]}")
+    return bias
 
 
 class BiasedThinking:

@@ -102,6 +102,7 @@ class Method(ABC):
 
         Raises:
             EngineError: names what is missing.
+            MethodError: a parameter does not fit the way in which this model marks thinking.
         """
         require(engine, self.needs, self.name)
         if (control := self.control(engine.thinking)) is not None:

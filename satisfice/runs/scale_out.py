@@ -26,8 +26,10 @@ from importlib.metadata import entry_points
 from typing import Any, NoReturn
 
 from satisfice import __version__
-from satisfice.engines.base import Engine, EngineError, EngineFailed, Sampling
+from satisfice.engines.base import Capability, Engine, EngineError, EngineFailed, Sampling
+from satisfice.engines.control_setting import Control
 from satisfice.engines.loading import SETTINGS, given_settings, opened_engine
+from satisfice.engines.openai_bias import bias_for
 from satisfice.intervention import METHODS
 from satisfice.intervention.method import Method, together
 from satisfice.problems import GraderPool, Problem
@@ -138,6 +140,8 @@ def _facts(engine: Engine) -> dict[str, Any]:
         "lacking": dict(engine.lacking),
         "device": str(getattr(engine, "device", "")),
         "companions": {name: _facts(companion) for name, companion in engine.companions.items()},
+        # What stands in for controls is said in tokens.
+        "tokenizer": None if Capability.CONTROL in engine.capabilities else engine.tokenizer,
     }
 
 
@@ -150,6 +154,11 @@ class EngineElsewhere(Engine):
     def __init__(self, facts: Mapping[str, Any]) -> None:
         companions = {name: EngineElsewhere(each) for name, each in facts["companions"].items()}
         self.__dict__.update({**facts, "companions": companions})
+
+    def check_control(self, control: Control) -> None:
+        """See `Engine.check_control`."""
+        if Capability.CONTROL not in self.capabilities:
+            bias_for(self, control)
 
     async def generate(self, *arguments: Any, **options: Any) -> NoReturn:
         """Refused: tokens come from the workers."""

@@ -11,7 +11,7 @@ from types import FrameType
 
 import uvicorn
 
-from satisfice.engines.base import Capability, Engine
+from satisfice.engines.base import Capability, Engine, EngineError
 from satisfice.intervention import METHODS, Method, MethodError
 from satisfice.intervention.methods.tldr import TLDR
 from satisfice.server.app import ChatServer, Settings
@@ -141,6 +141,8 @@ def offered(engine: Engine) -> list[str]:
             refused.setdefault("; ".join(_missing(engine, each) for each in missing), []).append(name)
         elif kind is TLDR and not engine.levels:
             refused.setdefault("the model was not trained on levels", []).append(name)
+        elif reason := _refused_control(kind, engine):
+            refused.setdefault(reason, []).append(name)
     names = {name for group in refused.values() for name in group}
     device = getattr(engine, "device", None)  # of the openai engine: which kind of server, and where
     where = f" ({device})" if isinstance(device, str) else ""
@@ -154,6 +156,19 @@ def _needs(kind: type[Method]) -> frozenset[Capability]:
         return kind().needs
     except MethodError:  # a parameter without a default
         return kind.needs
+
+
+def _refused_control(kind: type[Method], engine: Engine) -> str:
+    """Why an engine refuses the control of a method by its defaults; "" where it does not, or there is none."""
+    try:
+        control = kind().control(engine.thinking)
+        if control is not None:
+            engine.check_control(control)
+    except MethodError:  # a parameter without a default
+        pass
+    except EngineError as refused:
+        return str(refused)
+    return ""
 
 
 def _missing(engine: Engine, capability: Capability) -> str:

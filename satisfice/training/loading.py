@@ -87,6 +87,7 @@ def load_model(recipe: BaseRecipe) -> tuple[PreTrainedModel, PreTrainedTokenizer
             raise RecipeError(str(error)) from error
         # An adapter that is trained of it says by this name what it belongs to.
         loaded.network.name_or_path = recipe.model
+        loaded.network.requires_grad_(True)  # merging leaves weights frozen; without an adapter all of them are trained
         return loaded.network, loaded.tokenizer
     try:
         model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype)

@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import pickle
 import time
 
 import pytest
@@ -13,6 +14,7 @@ from satisfice.engines.transformers import TransformersEngine
 from satisfice.intervention import parse_method
 from satisfice.intervention.controls import EndScaling, SuppressTokens, ThinkingBudget
 from satisfice.problems import Problem, load_problems
+from satisfice.runs.scale_out import EngineElsewhere, _facts
 from satisfice.thinking import ThinkingFormat, decode
 
 WAITING = "10 + 5 = 15.\nWait, let me check.\n10 + 5 = 15.\n</think>\n\nThe answer is \\boxed{45}."
@@ -327,6 +329,18 @@ async def test_a_cancelled_answer_ends_its_second_request_too(waiting, load, pro
 def test_a_method_whose_control_is_no_bias_is_refused_at_the_start(spelled, said, waiting, load):
     with pytest.raises(EngineError, match=said):
         parse_method(spelled).check(load(waiting()))
+
+
+def test_workers_refuse_at_the_start_what_their_engines_would(waiting, load):
+    engine = load(waiting())
+    elsewhere = EngineElsewhere(pickle.loads(pickle.dumps(_facts(engine))))
+    for spelled in ("temperature-scaling:mode=bias,bias=101", "temperature-scaling:t=0.5", "thinking-budget"):
+        with pytest.raises(EngineError) as here:
+            parse_method(spelled).check(engine)
+        with pytest.raises(EngineError) as there:
+            parse_method(spelled).check(elsewhere)
+        assert str(there.value) == str(here.value)
+    parse_method("no-wait").check(elsewhere)
 
 
 @pytest.mark.parametrize("spelled", ["no-wait", "temperature-scaling:mode=bias,bias=100", "deer+no-wait"])

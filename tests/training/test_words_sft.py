@@ -225,6 +225,7 @@ def test_an_adapter_of_the_packaged_model_is_a_model_by_its_folder_or_name(base,
     )  # fmt: skip
     network, trained = load_model(recipe)
     assert network.name_or_path == "smollm2-words"
+    assert all(weight.requires_grad for weight in network.parameters())  # a recipe without an adapter trains them all
     assert check_model(recipe) == []  # it is here, and not on the Hub
     assert trained.chat_template == CHAT_TEMPLATE
     assert torch.allclose(

@@ -62,7 +62,7 @@ class TemperatureScaling(Method):
         try:
             super().check(engine)
         except EngineError as refused:
-            if self.mode == "scale" and Capability.BIAS in engine.capabilities:
+            if self.mode == "scale" and _takes_biases(engine):
                 raise EngineError(f"{refused}; mode=bias needs {Capability.BIAS} alone, which it offers") from None
             raise
 
@@ -71,3 +71,12 @@ class TemperatureScaling(Method):
 
     async def respond(self, draft: Draft) -> None:
         await draft.write()
+
+
+def _takes_biases(engine: Engine) -> bool:
+    """Whether an engine could make the closing marker likelier by a constant."""
+    try:
+        engine.check_control(EndScaling(bias=1.0))
+    except EngineError:
+        return False
+    return Capability.BIAS in engine.capabilities
