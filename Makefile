@@ -111,13 +111,11 @@ $(VENV)/installed-test: pyproject.toml constraints.txt | $(VENV)/bin/python
 	touch $@
 
 # lighteval 0.13 pins a parser that math-verify wants newer (our grader is not asked there), does not know huggingface_hub 2
-# or xxhash 4, and at each start fetches a table that one task of its own needs, unless there is such a file.
+# or xxhash 4, so what it was run with is installed as it is; and at each start it fetches a table that one task of its own
+# needs, unless there is such a file.
 .venv-lighteval/installed: pyproject.toml constraints-lighteval.txt
 	$(PYTHON) -m venv .venv-lighteval
-	.venv-lighteval/bin/python -m pip install --quiet --constraint constraints-lighteval.txt lighteval
-	grep -v latex2sympy2 constraints-lighteval.txt > .venv-lighteval/ours.txt
-	.venv-lighteval/bin/python -m pip install --quiet --constraint .venv-lighteval/ours.txt --editable '.[test]'
-	.venv-lighteval/bin/python -m pip install --quiet --constraint constraints-lighteval.txt latex2sympy2_extended
+	.venv-lighteval/bin/python -m pip install --quiet --no-deps --requirement constraints-lighteval.txt --editable .
 	touch $$(echo .venv-lighteval/lib/python*/site-packages/lighteval/tasks/tasks)/tinyBenchmarks.pkl
 	touch $@
 
