@@ -21,7 +21,6 @@ from lighteval.tasks.requests import Doc
 from lighteval.utils.cache_management import SampleCache
 from transformers import PreTrainedTokenizerBase
 
-from satisfice.engines.base import EngineError
 from satisfice.engines.loading import opened_engine
 from satisfice.intervention import parse_method
 from satisfice.intervention.method import together
@@ -54,7 +53,7 @@ class SatisficeModel(LightevalModel):  # type: ignore[misc]
         )
         try:
             self._method.check(self._engine)
-        except EngineError:
+        except BaseException:
             self._opened.close()
             raise
         self._cache = SampleCache(config)  # lighteval tells it which tasks there are; nothing is read from it
