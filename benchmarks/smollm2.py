@@ -10,14 +10,12 @@ import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
 from ladder import Rung, draw, table
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from outcomes import Key, Outcome, read
-from supervision import Comparison
+from supervision import Answers, Comparison, comparison
 
-from satisfice.measurement import statistics
 from satisfice.report.figures import COLOURS, POINTS_AN_INCH, to_png
 
 PROBLEMS = "words:test"
@@ -40,28 +38,9 @@ RUNGS = (
 )
 
 
-def compared(ours: Mapping[str, Outcome], plain: Mapping[str, Outcome]) -> Comparison:
-    """What became of the problems that both were asked."""
-    problems = [problem for problem in plain if problem in ours]
-    right = [[bool(ours[problem].right)] for problem in problems]
-    thinking = [[float(ours[problem].thinking)] for problem in problems]
-    accuracy = statistics.accuracy(right)
-    difference = statistics.accuracy_difference(right, [[bool(plain[problem].right)] for problem in problems])
-    assert accuracy is not None
-    assert difference is not None
-    return Comparison(
-        problems=len(problems),
-        accuracy=accuracy,
-        untrained=float(np.mean([plain[problem].right for problem in problems])),
-        tokens=float(np.mean(thinking)),
-        difference=difference,
-        saving=statistics.saving(thinking, [[float(plain[problem].thinking)] for problem in problems]),
-        spread=[difference.value],
-        cut=(
-            float(np.mean([plain[problem].cut for problem in problems])),
-            float(np.mean([ours[problem].cut for problem in problems])),
-        ),
-    )
+def answers(outcomes: Mapping[str, Outcome]) -> Answers:
+    """As `supervision.comparison` takes them."""
+    return {problem: (bool(each.right), each.thinking, bool(each.cut)) for problem, each in outcomes.items()}
 
 
 def picture(found: Sequence[tuple[Rung, Comparison]]) -> Figure:
@@ -94,9 +73,10 @@ def main() -> None:
     parser.add_argument("--picture", type=Path)
     given = parser.parse_args()
     kept = read(given.file)
-    plain = kept[Key(PROBLEMS, WORDS, "plain")]
-    asked = [(rung, kept.get(Key(PROBLEMS, rung.model, rung.method))) for rung in RUNGS]
-    found = [(rung, compared(outcomes, plain)) for rung, outcomes in asked if outcomes is not None]
+    plain = answers(kept[Key(PROBLEMS, WORDS, "plain")])
+    asked = [(rung, kept.get(Key(PROBLEMS, rung.model, rung.method), {})) for rung in RUNGS]
+    compared = [(rung, comparison([answers(outcomes)], plain)) for rung, outcomes in asked]
+    found = [(rung, measured) for rung, measured in compared if measured is not None]
     print(table(found))
     if given.picture:
         given.picture.write_bytes(to_png(picture(found)))

@@ -17,7 +17,7 @@ import argparse
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,8 +124,12 @@ def asked(out: Path, model: str, problems: str, limit: int, methods: Sequence[st
 # -- the table
 
 
-def by_problem(folder: Path, method: str) -> dict[str, tuple[bool, int, bool]]:
-    """Of each problem whether it was answered right, thinking tokens, and whether it was cut off."""
+Answers = Mapping[str, tuple[bool, int, bool]]
+"""Of each problem whether it was answered right, thinking tokens, and whether it was cut off."""
+
+
+def by_problem(folder: Path, method: str) -> Answers:
+    """The answers of a run, by a method."""
     columns = Columns.of(read_run(folder).traces[method])
     return {
         problem: (bool(right), int(tokens), bool(cut))
@@ -167,8 +171,11 @@ def compared(folders: Sequence[Path], method: str, base: Path) -> Comparison | N
     """
     if any(not folder.exists() or method not in read_run(folder).traces for folder in folders):
         return None
-    untrained = by_problem(base, "plain")
-    ours = [by_problem(folder, method) for folder in folders]
+    return comparison([by_problem(folder, method) for folder in folders], by_problem(base, "plain"))
+
+
+def comparison(ours: Sequence[Answers], untrained: Answers) -> Comparison | None:
+    """The answers of trainings against those of the untrained model; None where no problem was asked of all."""
     problems = [problem for problem in untrained if all(problem in each for each in ours)]
     right = [[each[problem][0] for each in ours] for problem in problems]
     tokens = [[float(each[problem][1]) for each in ours] for problem in problems]

@@ -294,9 +294,8 @@ class Rows:
     def crowded(self, room: int, bucket: Bucket | None = None, rows: int = 0, length: int = 0) -> bool:
         """Whether rows do not fit into `room` tokens, see `fit`, and take less once they are closed up."""
         loose = any(
-            some.parked
-            or max(some.occupied, rows if some is bucket else 0) > len(some.running) + (some is bucket and rows > 0)
-            for some in self.buckets
+            some.parked or count > len(some.running) + (some is bucket and rows > 0)
+            for some, count in self._counts(bucket, rows)
         )
         return loose and sum(count * tokens for _, count, tokens in self._wanted(bucket, rows, length)) > room
 
@@ -333,10 +332,14 @@ class Rows:
     def _wanted(self, bucket: Bucket | None, rows: int, length: int) -> list[tuple[Bucket, int, int]]:
         """Of each bucket, how many rows of how many tokens it has to have; who has outgrown it is about to leave."""
         found = []
-        for some in self.buckets:
-            count, tokens = some.occupied, min(some.longest, some.most)
-            found.append((some, max(count, rows), max(tokens, length)) if some is bucket else (some, count, tokens))
+        for some, count in self._counts(bucket, rows):
+            tokens = min(some.longest, some.most)
+            found.append((some, count, max(tokens, length) if some is bucket else tokens))
         return found
+
+    def _counts(self, bucket: Bucket | None, rows: int) -> list[tuple[Bucket, int]]:
+        """Of each bucket, how many rows it has to have."""
+        return [(some, max(some.occupied, rows) if some is bucket else some.occupied) for some in self.buckets]
 
 
 def _lengths(wanted: list[tuple[int, int, int]], room: int) -> list[int] | None:

@@ -307,27 +307,32 @@ async def test_a_bias_acts_in_thinking_alone_and_log_probabilities_stay_the_mode
         assert ended.ids == [*close, *after.ids]
 
 
-@pytest.mark.vllm
-@pytest.mark.parametrize("served", [pytest.param(_vllm, marks=pytest.mark.vllm)], indirect=True, ids=["vllm"])
-@pytest.mark.parametrize("spelled", ["temperature-scaling:mode=bias,bias=10", "no-wait"])
-async def test_biases_do_what_controls_do_here(spelled, bare):
+async def does_what_it_does_here(spelled, engine):
+    """A method acts, and as it acts on the transformers engine."""
     from satisfice.engines.transformers import TransformersEngine
 
     embedded = TransformersEngine.load("lab")
     method = parse_method(spelled)
-    method.check(bare)
+    method.check(engine)
     sampling = replace(GREEDY, max_tokens=300)
     same, changed = 0, 0
     for problem in load_problems("lab:test", limit=10).problems:
         trace, other, plain = [
             await which.solve(where, problem, sampling)
-            for which, where in ((method, bare), (method, embedded), (parse_method("plain"), embedded))
+            for which, where in ((method, engine), (method, embedded), (parse_method("plain"), embedded))
         ]
         same += trace.response_ids == other.response_ids
         changed += trace.response_ids != plain.response_ids
     embedded.close()
     assert same >= 9
     assert changed >= 9
+
+
+@pytest.mark.vllm
+@pytest.mark.parametrize("served", [pytest.param(_vllm, marks=pytest.mark.vllm)], indirect=True, ids=["vllm"])
+@pytest.mark.parametrize("spelled", ["temperature-scaling:mode=bias,bias=10", "no-wait"])
+async def test_biases_do_what_controls_do_here(spelled, bare):
+    await does_what_it_does_here(spelled, bare)
 
 
 @pytest.mark.vllm
@@ -353,20 +358,4 @@ async def test_greedy_answers_are_those_of_the_transformers_engine(served, engin
 @pytest.mark.parametrize("served", [pytest.param(_vllm, marks=pytest.mark.vllm)], indirect=True, ids=["vllm"])
 @pytest.mark.parametrize("spelled", ["temperature-scaling:t=0.3", "temperature-scaling:mode=bias,bias=10", "no-wait"])
 async def test_controls_travel_to_the_plugin_and_do_what_they_do_here(spelled, served, engine):
-    from satisfice.engines.transformers import TransformersEngine
-
-    embedded = TransformersEngine.load("lab")
-    method = parse_method(spelled)
-    method.check(engine)
-    sampling = replace(GREEDY, max_tokens=300)
-    same, changed = 0, 0
-    for problem in load_problems("lab:test", limit=10).problems:
-        trace, other, plain = [
-            await which.solve(where, problem, sampling)
-            for which, where in ((method, engine), (method, embedded), (parse_method("plain"), embedded))
-        ]
-        same += trace.response_ids == other.response_ids
-        changed += trace.response_ids != plain.response_ids
-    embedded.close()
-    assert same >= 9
-    assert changed >= 9
+    await does_what_it_does_here(spelled, engine)
