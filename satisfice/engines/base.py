@@ -372,6 +372,41 @@ class Engine(ABC):
             EngineError: the engine cannot do what it asks for.
         """
 
+    async def next_tokens(
+        self, prompt_ids: Sequence[int], paths: Sequence[Sequence[int]], *, top_logprobs: int
+    ) -> list[Generation]:
+        """What may follow each of several short continuations of one prompt: one step of a search.
+
+        Whichever way an engine computes it, the prompt is read once.
+
+        Args:
+            prompt_ids: what all of them begin with.
+            paths: the continuations, a few tokens each; an empty one asks what follows the prompt.
+            top_logprobs: how many of the most likely next tokens to report, at least 1.
+
+        Returns:
+            for each path what `generate` gives at temperature 0 for a single token after it.
+
+        Raises:
+            EngineError: the request cannot be served, whatever the load.
+            EngineFailed: the engine went wrong or was closed before the request was done; nothing of it is returned.
+        """
+        likeliest = Sampling(temperature=0, top_p=1, max_tokens=1)
+        outcomes = await asyncio.gather(
+            *(self.generate([*prompt_ids, *path], likeliest, top_logprobs=top_logprobs) for path in paths),
+            return_exceptions=True,
+        )
+        failure = next((outcome for outcome in outcomes if isinstance(outcome, BaseException)), None)
+        if isinstance(failure, EngineError):
+            usage = Usage()
+            for outcome in outcomes:
+                if isinstance(outcome, Generation | EngineError):
+                    usage.add(outcome.usage)
+            raise type(failure)(str(failure), usage)
+        if failure is not None:
+            raise failure
+        return [outcome for outcome in outcomes if isinstance(outcome, Generation)]
+
     @abstractmethod
     async def score(self, ids: Sequence[int], start: int) -> Scores:
         """Log-probabilities of `ids[start:]`, each given all tokens before it.

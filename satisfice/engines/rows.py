@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import torch
 
 from satisfice.engines.kv import RowCache
+from satisfice.engines.paths import Path, Paths
 from satisfice.engines.prefixes import LEAST, common_prefix, ends_alike
 from satisfice.engines.threaded import Request
 
@@ -42,6 +43,7 @@ class RowRequest(Request):
         slot: its place among those of its control; -1 while it does not run.
         paused: what its control keeps while it does not run, see `ControlBatch.pause`.
         long: whether it is computed with the rotary factors of long sequences, where the model has such.
+        paths: short continuations of `ids` to be looked at, where nothing is to be written or scored.
         kept: of a scoring, the (tokens, V) log-probabilities of each part of it, where they are asked for.
         against: those of another scoring, all parts together, that this one's are compared with.
         divergences: of `against` from this one's, one a token.
@@ -54,6 +56,7 @@ class RowRequest(Request):
     slot: int = -1
     paused: tuple[torch.Tensor, ...] | None = None
     long: bool = False
+    paths: Paths | None = None
     kept: list[torch.Tensor] | None = None
     against: torch.Tensor | None = None
     divergences: list[float] = field(default_factory=list)
@@ -62,6 +65,32 @@ class RowRequest(Request):
     def behind(self) -> bool:
         """Whether the next token to compute is not the last: what follows it is known and not chosen."""
         return self.computed < len(self.ids) - 1
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that its row has to have room for, by now."""
+        return len(self.ids) if self.paths is None else self.paths.end
+
+    @property
+    def held(self) -> int:
+        """Tokens at the beginning of its row that must not be lost."""
+        return self.computed if self.paths is None or not self.paths.known else self.paths.end
+
+    def fed(self) -> list[tuple[int, int, int, list[int]]]:
+        """What a pass over its continuations computes, those that are asked for last.
+
+        Returns:
+            of each token its id, its place in the row, its place in its sequence, and the places behind the prompt that
+            it sees, its own included.
+        """
+        assert self.paths is not None
+        leaves = self.paths.leaves
+        rest = range(self.computed, len(self.ids) - (() in leaves))
+        fed: list[tuple[int, int, int, list[int]]] = [(self.ids[place], place, place, []) for place in rest]
+        for path in [*self.paths.inner(), *leaves]:
+            token = path[-1] if path else self.ids[-1]
+            fed.append((token, self.paths.place(path), len(self.ids) + len(path) - 1, self.paths.way(path)))
+        return fed
 
     @property
     def outgrown(self) -> bool:
@@ -75,7 +104,7 @@ class Parked:
 
     Attributes:
         bucket, row: which row.
-        ids, computed, made, long: of the request that left it, see `RowRequest`.
+        ids, computed, made, long, paths: of the request that left it, see `RowRequest`.
         since: the step after which it left.
     """
 
@@ -85,7 +114,18 @@ class Parked:
     computed: int
     made: bytearray
     long: bool
+    paths: Paths | None
     since: int
+
+    @property
+    def held(self) -> int:
+        """Tokens that the row holds."""
+        return self.computed if self.paths is None else self.paths.end
+
+    def continuations(self, ids: list[int]) -> dict[Path, int]:
+        """The continuations of `ids` that are computed here, and where their last tokens are."""
+        same = self.paths is not None and self.computed == len(self.ids) == len(ids) and self.ids == ids
+        return self.paths.places if same and self.paths is not None else {}
 
 
 class Bucket:
@@ -116,8 +156,8 @@ class Bucket:
     @property
     def longest(self) -> int:
         """Tokens of the longest row, those that are not computed yet included."""
-        tokens = [len(request.ids) for request in self.running]
-        return max([*tokens, *(parked.computed for parked in self.parked.values())], default=0)
+        tokens = [request.tokens for request in self.running]
+        return max([*tokens, *(parked.held for parked in self.parked.values())], default=0)
 
     def free(self, most: int) -> int:
         """The row that a request is to have which goes on in none; there are `most` of them."""
@@ -135,8 +175,9 @@ class Bucket:
         """Run it no more."""
         self.running.remove(request)
         if park:
-            row, made = request.row, request.made
-            self.parked[row] = Parked(self, row, request.ids, request.computed, made, request.long, self.steps)
+            self.parked[request.row] = Parked(
+                self, request.row, request.ids, request.computed, request.made, request.long, request.paths, self.steps
+            )
         request.bucket, request.row = None, -1
 
     def close_gaps(self) -> bool:
@@ -164,7 +205,7 @@ class Bucket:
         for row, source in enumerate(sorted(holders)):
             holder = holders[source]
             if row != source:
-                self.cache.move(source, row, 0, holder.computed)
+                self.cache.move(source, row, 0, holder.held)
             holder.row = row
             if isinstance(holder, Parked):
                 self.parked[row] = holder
@@ -174,9 +215,9 @@ class Bucket:
         places = []
         for row in range(first, last):
             parked = self.parked.get(row)
-            if parked is not None:
-                parked.computed = min(parked.computed, self.cache.length - 1)
-            places.append(0 if parked is None else parked.computed)
+            if parked is not None and parked.held >= self.cache.length:
+                parked.computed, parked.paths = min(parked.computed, self.cache.length - 1), None
+            places.append(0 if parked is None else parked.held)
         return places
 
     def _expected(self, row: int) -> bool:

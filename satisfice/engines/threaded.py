@@ -62,7 +62,7 @@ class Request:
     logprobs: list[float] = field(default_factory=list)
     entropies: list[float] = field(default_factory=list)
     tops: list[dict[int, float]] = field(default_factory=list)
-    result: "Future[Generation | Scores]" = field(default_factory=Future)
+    result: "Future[Generation | Scores | list[Generation]]" = field(default_factory=Future)
     cancelled: bool = False
 
     @property
@@ -170,7 +170,7 @@ class ThreadedEngine(Engine, Generic[AnyRequest]):
         if self._thread is not None:
             self._thread.join()
 
-    async def _submit(self, request: AnyRequest) -> "Generation | Scores":
+    async def _submit(self, request: AnyRequest) -> "Generation | Scores | list[Generation]":
         request.result.set_running_or_notify_cancel()  # from here on only the engine's thread settles it
         with self._wake:
             self._start()

@@ -25,6 +25,7 @@ from satisfice.engines.base import (
     Divergences,
     EngineError,
     EngineFailed,
+    Generation,
     Sampling,
     TokenTree,
     Usage,
@@ -37,10 +38,12 @@ from satisfice.engines.control_batch import ControlBatch, Markers
 from satisfice.engines.control_setting import Control
 from satisfice.engines.joined import JoinedCache, Masks, Part, of_kinds
 from satisfice.engines.kv import RowCache
+from satisfice.engines.paths import Paths
 from satisfice.engines.prefixes import LEAST, Prefix, PrefixStore, common_prefix, ends_alike
 from satisfice.engines.pretrained import load_pretrained
 from satisfice.engines.rotary import RowwiseRotary
 from satisfice.engines.rows import Bucket, Parked, RowRequest, Rows
+from satisfice.engines.stopping import End
 from satisfice.engines.threaded import ThreadedEngine
 from satisfice.engines.tree import GATHERING, Forest, RowTree, Tree
 from satisfice.lab import SHIPPED
@@ -52,6 +55,9 @@ SCORE_LOGITS = 1 << 24
 """Logits of one forward pass where those of every position are needed, a whole vocabulary a token, at most."""
 STEPWISE = 16
 """Prompt tokens that a row takes in with the decoding steps at most; a pass of their own computes more for less."""
+
+BESIDE_PATHS = 64
+"""Prompt tokens that the pass which looks at continuations computes with them at most; more have passes of their own."""
 
 Source = Prefix | RowRequest | Parked
 """What a request may take tokens over from: a stored prefix, a row that runs, a row that is parked."""
@@ -233,6 +239,28 @@ class TransformersEngine(ThreadedEngine[RowRequest]):
             usage.add(request.usage)
         return Divergences([request.divergences for request in requests], usage)
 
+    async def next_tokens(
+        self, prompt_ids: Sequence[int], paths: Sequence[Sequence[int]], *, top_logprobs: int
+    ) -> list[Generation]:
+        """See `Engine.next_tokens`. One row and one forward pass for all of them."""
+        ids = list(prompt_ids)
+        asked = [tuple(path) for path in paths]
+        if not asked:
+            return []
+        looked_at = Paths(len(ids), asked, top_logprobs)
+        longest = len(ids) + max(map(len, asked)) + 1
+        self._check(ids, longest)
+        if not 1 <= top_logprobs <= self._vocabulary:
+            raise EngineError(f"top_logprobs is {top_logprobs}; it must be within 1..{self._vocabulary}")
+        too_wide = looked_at.end >= self.max_batch_tokens
+        if self._sparse_layers or too_wide or self._is_long(longest) > self._is_long(len(ids)):
+            # Each is computed as a sequence of its own would be: sparsely, where it fits, or with other rotary factors.
+            return await super().next_tokens(ids, asked, top_logprobs=top_logprobs)
+        request = RowRequest(ids, Sampling(), paths=looked_at, top_logprobs=top_logprobs)
+        found = await self._submit(request)
+        assert isinstance(found, list)
+        return found
+
     def _check(self, ids: Sequence[int], room: int) -> None:
         """Refuse a prompt that cannot be served, or not with as many tokens after it as `room` takes.
 
@@ -316,7 +344,7 @@ class TransformersEngine(ThreadedEngine[RowRequest]):
             awaited: int | None = None
             while self._waiting and len(self._running) < self.max_batch:
                 request = self._waiting[0]
-                known = len(request.ids) - 1 if request.score_from is None else request.score_from - 1
+                known = _known(request)
                 request.long = self._is_long(len(request.ids))
                 near, there = self._rows.nearest(request, known)
                 source, shared = self._best_source(request, known, near, there)
@@ -326,8 +354,13 @@ class TransformersEngine(ThreadedEngine[RowRequest]):
                 awaited = self._about_to_compute(request, known, max(shared + 1, LEAST))
                 if awaited is not None:
                     break  # once that is done, this one can copy it
-                needed = len(request.ids) + (request.score_from is None)  # room for the first new token
+                if request.paths is not None:
+                    request.paths.begin(near.continuations(request.ids) if near is not None else {})
+                writes = request.score_from is None and request.paths is None
+                needed = request.tokens + writes  # room for the first new token
                 bucket, row, there = self._choose_row(needed, source, shared, near, there)
+                if request.paths is not None and (near is None or (near.bucket, near.row) != (bucket, row)):
+                    request.paths.begin({})
                 if self._rows.crowded(self._room, bucket, row + 1, needed):
                     self._rows.close_up(near if there and len(self._rows.parked) > 1 else None)
                     self._rows_changed = True
@@ -356,7 +389,8 @@ class TransformersEngine(ThreadedEngine[RowRequest]):
     def _refused(self, request: RowRequest, shared: int) -> bool:
         """Whether a request has tokens that there are not, beyond those that it shares with what was computed."""
         try:
-            check_tokens(self.name, request.ids[shared:], self._vocabulary)
+            behind = [] if request.paths is None else [token for path in request.paths.asked for token in path]
+            check_tokens(self.name, [*request.ids[shared:], *behind], self._vocabulary)
         except EngineError as error:
             request.result.set_exception(error)
             return True
@@ -369,8 +403,8 @@ class TransformersEngine(ThreadedEngine[RowRequest]):
         by one step a token. Whatever costs fewer steps is done: the cue of a probe, among many rows, costs no pass.
         """
         rests = [self._prefilled_to(request) - request.computed for request in wave]
-        scoring = any(request.score_from is not None for request in wave)
-        return not scoring and max(rests) <= STEPWISE and sum(rests) <= len(self._running) - len(wave)
+        written = all(request.score_from is None and request.paths is None for request in wave)
+        return written and max(rests) <= STEPWISE and sum(rests) <= len(self._running) - len(wave)
 
     def _best_source(
         self, request: RowRequest, known: int, near: Parked | None, there: int
@@ -449,9 +483,11 @@ class TransformersEngine(ThreadedEngine[RowRequest]):
         """How many tokens of a request a prefill pass may compute; the rest is fed to decoding steps one by one.
 
         That is all but the last, or, since what was written sparsely is computed so again, all of the prompt but its
-        last.
+        last. What is to be looked at with continuations behind it is computed with them.
         """
         end = len(request.ids) - 1
+        if request.paths is not None and len(request.ids) - request.computed <= BESIDE_PATHS:
+            return request.computed
         return min(end, request.prompt_length - 1) if self._sparse_layers and not request.scoring else end
 
     def _about_to_compute(self, request: RowRequest, known: int, least: int) -> int | None:
@@ -512,6 +548,81 @@ class TransformersEngine(ThreadedEngine[RowRequest]):
         for request in [request for request in wave if request.score_from is not None]:
             self._leave(request)
             request.finish_scores()
+        for group in self._looked_at_together([request for request in wave if request.paths is not None]):
+            self._look_at(group)
+
+    def _looked_at_together(self, asking: Sequence[RowRequest]) -> Iterator[list[RowRequest]]:
+        """The requests of each pass over continuations: their logits weigh a whole vocabulary each."""
+        group: list[RowRequest] = []
+        widest = 0
+        for request in asking:
+            assert request.paths is not None
+            widest = max(widest, len(request.paths.leaves))
+            if group and (len(group) + 1) * widest * self._vocabulary > SCORE_LOGITS:
+                yield group
+                group, widest = [], len(request.paths.leaves)
+            group.append(request)
+        if group:
+            yield group
+
+    def _look_at(self, group: Sequence[RowRequest]) -> None:
+        """Compute the continuations of some requests that are sorted by place, and answer them."""
+        fed = [request.fed() for request in group]
+        width = max(map(len, fed))
+        # What is asked for comes last. A shorter row begins with its last token, which is computed into its place twice.
+        padded = [[row[-1]] * (width - len(row)) + row for row in fed]
+        ids, places, positions = (
+            torch.tensor([[each[part] for each in row] for row in padded], device=self.device) for part in range(3)
+        )
+        parts: list[Part] = []
+        for bucket, window in self._windows_of(group)[0]:
+            first = parts[-1].rows.stop if parts else 0
+            here = slice(first, first + (window.stop - window.start if isinstance(window, slice) else len(window)))
+            visible = max(request.tokens for request in group[here])
+            bucket.cache.aim(window, places[here], visible)
+            columns = torch.arange(visible, device=self.device)
+            prompts = torch.tensor([len(request.ids) for request in group[here]], device=self.device)[:, None]
+            seen = columns <= torch.minimum(places[here], prompts - 1)[:, :, None]
+            depths = columns.repeat(len(prompts), 1)
+            own = [
+                (row, token, place)
+                for row, tokens in enumerate(padded[here])
+                for token, (_, _, _, way) in enumerate(tokens)
+                for place in way
+            ]
+            if own:
+                seen[tuple(torch.tensor(own, device=self.device).T)] = True
+                depths.scatter_(1, places[here], positions[here])
+            parts.append(Part(bucket.cache, here, self._masks(seen, positions[here], depths)))
+        leaves = [len(request.paths.leaves) for request in group if request.paths is not None]
+        kept = max(leaves)
+        logits = self._pass_over(parts, ids, positions, kept, [request.long for request in group])
+        self._answer_paths(group, torch.cat([row[kept - own :] for row, own in zip(logits, leaves, strict=True)]))
+
+    def _answer_paths(self, group: Sequence[RowRequest], logits: torch.Tensor) -> None:
+        """Answer requests by the (continuations, V) logits of all of them, those that are the same once."""
+        distribution = torch.log_softmax(logits.float(), dim=-1)
+        chosen = distribution.argmax(-1)
+        logprobs = distribution.gather(1, chosen[:, None])[:, 0]
+        values, tokens = distribution.topk(max(request.top_logprobs for request in group), dim=-1)
+        following = zip(chosen.tolist(), logprobs.tolist(), tokens.tolist(), values.tolist(), strict=True)
+        for request in group:
+            assert request.paths is not None
+            by_path = {path: next(following) for path in request.paths.leaves}
+            usage, request.usage = request.usage, Usage()
+            usage.prefilled += len(request.ids) - request.computed - (() in by_path) + len(request.paths.inner())
+            usage.cached += len(request.paths.known)
+            request.computed = len(request.ids)
+            found = []
+            for path in request.paths.asked:
+                token, logprob, likeliest, their = by_path[path]
+                top = dict(zip(likeliest[: request.top_logprobs], their[: request.top_logprobs], strict=True))
+                end: End = ("stop", token, 1) if token in self.end_ids else ("length", None, 0)
+                usage.add(Usage(generated=1, forward_passes=1))
+                found.append(Generation([token], *end, [logprob], [top], usage=usage))
+                usage = Usage()
+            self._leave(request)
+            request.result.set_result(found)
 
     @staticmethod
     def _windows_of(rows: Sequence[RowRequest]) -> tuple[list[Window], list[int]]:
@@ -713,6 +824,12 @@ class TransformersEngine(ThreadedEngine[RowRequest]):
             masks = self._masks(columns <= positions[here][:, :, None], positions[here], columns)
             parts.append(Part(bucket.cache, here, masks))
             long += [row in running and running[row].long for row in rows]
+        return self._pass_over(parts, ids, positions, logits_to_keep, long)
+
+    def _pass_over(
+        self, parts: Sequence[Part], ids: torch.Tensor, positions: torch.Tensor, logits_to_keep: int, long: list[bool]
+    ) -> torch.Tensor:
+        """A forward pass over rows of some caches, which have been aimed; (B, S) ids at (B, S) positions."""
         if len(parts) > 1 and self._joined_layers:
             cache = JoinedCache(parts)
             with attending(cache):
@@ -854,6 +971,14 @@ class TransformersEngine(ThreadedEngine[RowRequest]):
         self._controls[kind].admit(request.slot, control)
         if written := request.ids[request.prompt_length :]:
             self._controls[kind].resume(request.slot, written, request.paused)
+
+
+def _known(request: RowRequest) -> int:
+    """How many tokens of a request need not be computed if others were computed with the same ones."""
+    if request.score_from is not None:
+        return request.score_from - 1
+    follows = request.paths is not None and () not in request.paths.asked  # nothing is asked of the prompt's own end
+    return len(request.ids) - (not follows)
 
 
 def _place(request: RowRequest) -> tuple[int, int]:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from satisfice.intervention.method import Watch
 
 
+LAST_TOKENS = 16
+"""Tokens whose text says how a response ends."""
 LOGPROB_DECIMALS = 4
 """Of the log-probabilities that a trace keeps: a file of traces grows by a third instead of doubling."""
 
@@ -367,11 +369,16 @@ class Draft:
     def closing(self, cue: str = "", back: int = 0) -> list[int]:
         """Token ids that close thinking `back` tokens before the end of the response, `cue` after the marker."""
         opening = self.engine.thinking.opening if self.phase is Phase.BEFORE else ""
-        thinking = self.text(self.ids[: len(self.ids) - back])
         return [
             *(encode_after(self.engine.tokenizer, opening) if opening else []),
-            *self.engine.thinking.forced_close(self.engine.tokenizer, thinking, cue),
+            *self.engine.thinking.forced_close(self.engine.tokenizer, self._end_of_text(back), cue),
         ]
+
+    def _end_of_text(self, back: int) -> str:
+        """The last characters of the response `back` tokens before its end; "" where there is no text."""
+        end = len(self.ids) - back
+        # A probe asks after every paragraph, and the text of a long chain takes longer than the probe.
+        return self.text(self.ids[max(0, end - LAST_TOKENS) : end]) or self.text(self.ids[:end])
 
     def end(self) -> None:
         """Declare the response complete: what the method wrote last ends it."""
@@ -413,6 +420,29 @@ class Draft:
         generation = await self._ask(engine, ids, sampling, **options)
         self._ledger.throw_away(len(generation.ids), kind)
         return generation
+
+    async def probe_paths(
+        self, ids: Sequence[int], paths: Sequence[Sequence[int]], *, top_logprobs: int
+    ) -> list[Generation]:
+        """Ask on the side what may follow each of several short continuations of `ids`; see `Engine.next_tokens`.
+
+        What the context has no room for is empty, as with `probe`.
+        """
+        room = self.engine.context_length - len(ids)
+        asked = [path for path in paths if len(path) < room]
+        try:
+            found = await self.engine.next_tokens(ids, asked, top_logprobs=top_logprobs) if asked else []
+        except EngineError as failure:
+            self._ledger.count_failed(failure.usage)
+            raise
+        for generation in found:
+            self._ledger.count(generation.usage)
+            self._ledger.throw_away(len(generation.ids), "probe")
+        answers = iter(found)
+        return [
+            next(answers) if len(path) < room else Generation([], "length", logprobs=[], top_logprobs=[])
+            for path in paths
+        ]
 
     def fork(self, index: int, at: int | None = None, *, cancellable: bool = False) -> "Draft":
         """A second response that begins like this one and goes its own way; its cost is part of this draft's.

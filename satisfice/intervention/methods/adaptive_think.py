@@ -17,7 +17,7 @@ from pydantic import NonNegativeInt, PositiveInt
 from satisfice.engines.base import Capability, Sampling
 from satisfice.intervention.answers import canonical, label
 from satisfice.intervention.draft import Draft
-from satisfice.intervention.method import Knob, Method, MethodError, together
+from satisfice.intervention.method import Knob, Method, MethodError
 from satisfice.intervention.probing import boxed, think_to_paragraph
 from satisfice.parameters import Because, NotBlank, Noun, Share
 from satisfice.thinking import encode_after
@@ -176,9 +176,7 @@ class AdaptiveThink(Method):
         found: dict[Hashable, Candidate] = {}
         live: list[tuple[tuple[int, ...], float]] = [((), 0.0)]
         for _ in range(self.depth):
-            continuations = await together(
-                *(draft.probe([*asked, *path], _ONE_TOKEN, top_logprobs=self.width) for path, _ in live)
-            )
+            continuations = await draft.probe_paths(asked, [path for path, _ in live], top_logprobs=self.width)
             grown = []
             for (path, logprob), continuation in zip(live, continuations, strict=True):
                 for token, more in (continuation.top_logprobs or [{}])[0].items():
