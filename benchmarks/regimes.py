@@ -18,6 +18,7 @@ from typing import Any
 
 import psutil
 
+from satisfice.engines.base import Engine
 from satisfice.engines.loading import load_engine
 from satisfice.engines.transformers import TransformersEngine
 from satisfice.lab import SHIPPED
@@ -161,7 +162,7 @@ class Server(Regime):
 
 @contextmanager
 def _counted_requests(engine: Any, spent: Spent) -> Iterator[None]:
-    """Count what is asked of an engine."""
+    """Count what is asked of an engine; what it asks of itself is asked of it, too."""
 
     def counting(call: Callable[..., Any]) -> Callable[..., Any]:
         def counted(*arguments: Any, **options: Any) -> Any:
@@ -170,7 +171,9 @@ def _counted_requests(engine: Any, spent: Spent) -> Iterator[None]:
 
         return counted
 
-    asked = ("generate", "score", "tree")
+    asked = ["generate", "score", "tree"]
+    if type(engine).next_tokens is not Engine.next_tokens:  # which asks `generate`
+        asked.append("next_tokens")
     for name in asked:
         setattr(engine, name, counting(getattr(engine, name)))
     try:

@@ -474,6 +474,12 @@ class EngineAround(Engine):
         """See `Engine.check_control`."""
         self._engine.check_control(control)
 
+    async def next_tokens(
+        self, prompt_ids: Sequence[int], paths: Sequence[Sequence[int]], *, top_logprobs: int
+    ) -> list[Generation]:
+        """See `Engine.next_tokens`."""
+        return await self._engine.next_tokens(prompt_ids, paths, top_logprobs=top_logprobs)
+
     async def score(self, ids: Sequence[int], start: int) -> Scores:
         """See `Engine.score`."""
         return await self._engine.score(ids, start)

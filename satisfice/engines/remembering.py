@@ -26,6 +26,7 @@ class RememberingEngine(EngineAround):
         super().__init__(engine)
         self.companions = {name: RememberingEngine(other) for name, other in engine.companions.items()}
         self._generations: dict[Any, Generation] = {}
+        self._searched: dict[Any, list[Generation]] = {}
         self._scores: dict[Any, Scores] = {}
         self._generated = self._recalled = 0
 
@@ -67,6 +68,19 @@ class RememberingEngine(EngineAround):
             for token in found.ids if on_token is not None else ():
                 on_token(token)  # type: ignore[misc]
         return replace(found, ids=[*found.ids])
+
+    async def next_tokens(
+        self, prompt_ids: Sequence[int], paths: Sequence[Sequence[int]], *, top_logprobs: int
+    ) -> list[Generation]:
+        """See `Engine.next_tokens`."""
+        key = (tuple(prompt_ids), tuple(map(tuple, paths)), top_logprobs)
+        found = self._searched.get(key)
+        if found is None:
+            found = self._searched[key] = await self._engine.next_tokens(prompt_ids, paths, top_logprobs=top_logprobs)
+            self._generated += len(found)
+        else:
+            self._recalled += len(found)
+        return [replace(generation, ids=[*generation.ids]) for generation in found]
 
     async def score(self, ids: Sequence[int], start: int) -> Scores:
         """See `Engine.score`."""

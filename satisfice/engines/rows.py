@@ -27,6 +27,10 @@ GRACE = 8
 SHORT = 256
 """Tokens of a parked row up to which it is rather copied again than computed beside the others."""
 
+Fed = tuple[int, int, int, list[int]]
+"""Of a token in a pass over continuations its id, its place in the row, its place in its sequence, and the places
+behind the prompt that it sees, its own included."""
+
 
 @dataclass(eq=False, repr=False)
 class RowRequest(Request):
@@ -76,18 +80,17 @@ class RowRequest(Request):
         """Tokens at the beginning of its row that must not be lost."""
         return self.computed if self.paths is None or not self.paths.known else self.paths.end
 
-    def fed(self) -> list[tuple[int, int, int, list[int]]]:
-        """What a pass over its continuations computes, those that are asked for last.
+    @property
+    def leaves(self) -> list[Path]:
+        """The continuations to be looked at, each once."""
+        return [] if self.paths is None else self.paths.leaves
 
-        Returns:
-            of each token its id, its place in the row, its place in its sequence, and the places behind the prompt that
-            it sees, its own included.
-        """
+    def fed(self) -> list[Fed]:
+        """What a pass over its continuations computes, those that are asked for last."""
         assert self.paths is not None
-        leaves = self.paths.leaves
-        rest = range(self.computed, len(self.ids) - (() in leaves))
-        fed: list[tuple[int, int, int, list[int]]] = [(self.ids[place], place, place, []) for place in rest]
-        for path in [*self.paths.inner(), *leaves]:
+        rest = range(self.computed, len(self.ids) - (() in self.leaves))
+        fed: list[Fed] = [(self.ids[place], place, place, []) for place in rest]
+        for path in [*self.paths.inner(), *self.leaves]:
             token = path[-1] if path else self.ids[-1]
             fed.append((token, self.paths.place(path), len(self.ids) + len(path) - 1, self.paths.way(path)))
         return fed
@@ -258,6 +261,11 @@ class Rows:
         return sum(bucket.cache.rows * bucket.cache.length for bucket in self.buckets)
 
     @property
+    def calm_steps(self) -> int:
+        """Steps for which every row has room where it is, if none comes or goes."""
+        return min([min(each.most, each.cache.length) - each.longest for each in self.buckets], default=0)
+
+    @property
     def sizes(self) -> list[tuple[int, int]]:
         """Rows of each bucket, and tokens that these have room for."""
         return [(bucket.cache.rows, bucket.cache.length) for bucket in self.buckets]
@@ -316,8 +324,9 @@ class Rows:
         return True
 
     def close_gaps(self) -> bool:
-        """See `Bucket.close_gaps`."""
+        """See `Bucket.close_gaps`; buckets that hold nothing are given up."""
         moved = [bucket.close_gaps() for bucket in self.buckets]
+        self.buckets = [bucket for bucket in self.buckets if bucket.occupied]
         return any(moved)
 
     def close_up(self, keep: Parked | None = None) -> None:

@@ -42,7 +42,7 @@ from satisfice.engines.paths import Paths
 from satisfice.engines.prefixes import LEAST, Prefix, PrefixStore, common_prefix, ends_alike
 from satisfice.engines.pretrained import load_pretrained
 from satisfice.engines.rotary import RowwiseRotary
-from satisfice.engines.rows import Bucket, Parked, RowRequest, Rows
+from satisfice.engines.rows import Bucket, Fed, Parked, RowRequest, Rows
 from satisfice.engines.stopping import End
 from satisfice.engines.threaded import ThreadedEngine
 from satisfice.engines.tree import GATHERING, Forest, RowTree, Tree
@@ -57,7 +57,7 @@ STEPWISE = 16
 """Prompt tokens that a row takes in with the decoding steps at most; a pass of their own computes more for less."""
 
 BESIDE_PATHS = 64
-"""Prompt tokens that the pass which looks at continuations computes with them at most; more have passes of their own."""
+"""Prompt tokens that a pass over continuations computes with them at most; more have passes of their own."""
 
 Source = Prefix | RowRequest | Parked
 """What a request may take tokens over from: a stored prefix, a row that runs, a row that is parked."""
@@ -139,6 +139,7 @@ class TransformersEngine(ThreadedEngine[RowRequest]):
         self._forest = Forest(self._attend, self.device, max_batch, PREFILL_CHUNK, self.name)
         self._free_slots = list(range(max_batch))
         self._rows_changed = True
+        self._calm_steps = 0  # that rows have room for as they lie, see `_fit_rows`
         self._choice: Choice
         self._control_rows: list[tuple[ControlBatch, torch.Tensor, torch.Tensor | None]] = []
         self._order: list[RowRequest]
@@ -355,12 +356,12 @@ class TransformersEngine(ThreadedEngine[RowRequest]):
                 if awaited is not None:
                     break  # once that is done, this one can copy it
                 if request.paths is not None:
-                    request.paths.begin(near.continuations(request.ids) if near is not None else {})
+                    request.paths.begin({} if near is None else near.continuations(request.ids), self.max_batch_tokens)
                 writes = request.score_from is None and request.paths is None
                 needed = request.tokens + writes  # room for the first new token
                 bucket, row, there = self._choose_row(needed, source, shared, near, there)
                 if request.paths is not None and (near is None or (near.bucket, near.row) != (bucket, row)):
-                    request.paths.begin({})
+                    request.paths.begin({}, self.max_batch_tokens)
                 if self._rows.crowded(self._room, bucket, row + 1, needed):
                     self._rows.close_up(near if there and len(self._rows.parked) > 1 else None)
                     self._rows_changed = True
@@ -551,25 +552,26 @@ class TransformersEngine(ThreadedEngine[RowRequest]):
         for group in self._looked_at_together([request for request in wave if request.paths is not None]):
             self._look_at(group)
 
-    def _looked_at_together(self, asking: Sequence[RowRequest]) -> Iterator[list[RowRequest]]:
-        """The requests of each pass over continuations: their logits weigh a whole vocabulary each."""
-        group: list[RowRequest] = []
-        widest = 0
+    def _looked_at_together(self, asking: Sequence[RowRequest]) -> Iterator[dict[RowRequest, list[Fed]]]:
+        """The requests of each pass over continuations, and what it computes of them."""
+        group: dict[RowRequest, list[Fed]] = {}
         for request in asking:
-            assert request.paths is not None
-            widest = max(widest, len(request.paths.leaves))
-            if group and (len(group) + 1) * widest * self._vocabulary > SCORE_LOGITS:
+            fed = request.fed()
+            rows = len(group) + 1
+            tokens = rows * max(map(len, [*group.values(), fed]))
+            logits = rows * max(len(each.leaves) for each in [*group, request]) * self._vocabulary
+            if group and (tokens > PREFILL_CHUNK or logits > SCORE_LOGITS):
                 yield group
-                group, widest = [], len(request.paths.leaves)
-            group.append(request)
+                group = {}
+            group[request] = fed
         if group:
             yield group
 
-    def _look_at(self, group: Sequence[RowRequest]) -> None:
+    def _look_at(self, looked_at: dict[RowRequest, list[Fed]]) -> None:
         """Compute the continuations of some requests that are sorted by place, and answer them."""
-        fed = [request.fed() for request in group]
+        group, fed = list(looked_at), looked_at.values()
         width = max(map(len, fed))
-        # What is asked for comes last. A shorter row begins with its last token, which is computed into its place twice.
+        # What is asked for comes last. A shorter row begins with its last token, which is computed twice then.
         padded = [[row[-1]] * (width - len(row)) + row for row in fed]
         ids, places, positions = (
             torch.tensor([[each[part] for each in row] for row in padded], device=self.device) for part in range(3)
@@ -594,7 +596,7 @@ class TransformersEngine(ThreadedEngine[RowRequest]):
                 seen[tuple(torch.tensor(own, device=self.device).T)] = True
                 depths.scatter_(1, places[here], positions[here])
             parts.append(Part(bucket.cache, here, self._masks(seen, positions[here], depths)))
-        leaves = [len(request.paths.leaves) for request in group if request.paths is not None]
+        leaves = [len(request.leaves) for request in group]
         kept = max(leaves)
         logits = self._pass_over(parts, ids, positions, kept, [request.long for request in group])
         self._answer_paths(group, torch.cat([row[kept - own :] for row, own in zip(logits, leaves, strict=True)]))
@@ -606,12 +608,13 @@ class TransformersEngine(ThreadedEngine[RowRequest]):
         logprobs = distribution.gather(1, chosen[:, None])[:, 0]
         values, tokens = distribution.topk(max(request.top_logprobs for request in group), dim=-1)
         following = zip(chosen.tolist(), logprobs.tolist(), tokens.tolist(), values.tolist(), strict=True)
+        answers = []
         for request in group:
             assert request.paths is not None
-            by_path = {path: next(following) for path in request.paths.leaves}
+            by_path = {path: next(following) for path in request.leaves}
             usage, request.usage = request.usage, Usage()
             usage.prefilled += len(request.ids) - request.computed - (() in by_path) + len(request.paths.inner())
-            usage.cached += len(request.paths.known)
+            usage.cached += request.paths.reused
             request.computed = len(request.ids)
             found = []
             for path in request.paths.asked:
@@ -622,6 +625,9 @@ class TransformersEngine(ThreadedEngine[RowRequest]):
                 found.append(Generation([token], *end, [logprob], [top], usage=usage))
                 usage = Usage()
             self._leave(request)
+            answers.append(found)
+        # Once all is done here: whoever is answered takes the interpreter from this thread.
+        for request, found in zip(group, answers, strict=True):
             request.result.set_result(found)
 
     @staticmethod
@@ -713,6 +719,9 @@ class TransformersEngine(ThreadedEngine[RowRequest]):
 
         The newest token of each row is about to be computed, so every row needs room for all it has.
         """
+        if self._calm_steps and not self._rows_changed and self._places is None and not self._forest.trees:
+            self._calm_steps -= 1
+            return
         for request in [request for request in self._running if request.outgrown]:
             self._rows_changed = True
             closed = False
@@ -730,6 +739,7 @@ class TransformersEngine(ThreadedEngine[RowRequest]):
         while not self._make_room(True):
             self._preempt(self._running[-1])
             self._rows.close_up()
+        self._calm_steps = self._rows.calm_steps
 
     def _decode(self, tokens: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         """The decoding step of all rows: (B, 1) tokens at (B, 1) positions, to (B, 1, V) logits."""

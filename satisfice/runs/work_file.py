@@ -133,6 +133,19 @@ class CountedEngine(EngineAround):
         self._count(made.usage)
         return made
 
+    async def next_tokens(
+        self, prompt_ids: Sequence[int], paths: Sequence[Sequence[int]], *, top_logprobs: int
+    ) -> list[Generation]:
+        """See `Engine.next_tokens`."""
+        try:
+            found = await self._engine.next_tokens(prompt_ids, paths, top_logprobs=top_logprobs)
+        except EngineError as error:
+            self._count(error.usage)
+            raise
+        for generation in found:
+            self._count(generation.usage)
+        return found
+
     async def score(self, ids: Sequence[int], start: int) -> Scores:
         """See `Engine.score`."""
         scores = await self._engine.score(ids, start)

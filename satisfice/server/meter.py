@@ -81,6 +81,15 @@ class MeteredEngine(EngineAround):
         self._meter.spent += len(generation.ids)
         return generation
 
+    async def next_tokens(
+        self, prompt_ids: Sequence[int], paths: Sequence[Sequence[int]], *, top_logprobs: int
+    ) -> list[Generation]:
+        """See `Engine.next_tokens`."""
+        self._meter.check()
+        found = await self._engine.next_tokens(prompt_ids, paths, top_logprobs=top_logprobs)
+        self._meter.spent += len(found)
+        return found
+
     def tree(self, prompt_ids: Sequence[int], sampling: Sampling, *, top: int, entropy_temperature: float) -> TokenTree:
         """See `Engine.tree`."""
         tree = super().tree(prompt_ids, sampling, top=top, entropy_temperature=entropy_temperature)

@@ -6,6 +6,7 @@ their probabilities, averaged over the candidates, is compared with a share of t
 can contribute. The published code cuts finished responses; here the decision falls while the model thinks.
 """
 
+import functools
 import math
 import re
 from collections.abc import Hashable, Sequence
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import NonNegativeInt, PositiveInt
+from transformers import PreTrainedTokenizerBase
 
 from satisfice.engines.base import Capability, Sampling
 from satisfice.intervention.answers import canonical, label
@@ -20,7 +22,7 @@ from satisfice.intervention.draft import Draft
 from satisfice.intervention.method import Knob, Method, MethodError
 from satisfice.intervention.probing import boxed, think_to_paragraph
 from satisfice.parameters import Because, NotBlank, Noun, Share
-from satisfice.thinking import encode_after
+from satisfice.thinking import encode_after, token_bytes
 
 Variant = Literal["auto", "choice", "free"]
 Duplicates = Literal["sum", "first"]
@@ -175,13 +177,14 @@ class AdaptiveThink(Method):
         """The answers that a beam search finds, most likely first."""
         found: dict[Hashable, Candidate] = {}
         live: list[tuple[tuple[int, ...], float]] = [((), 0.0)]
+        closing = _with_brace(draft.engine.tokenizer, len(draft.engine.tokenizer))
         for _ in range(self.depth):
             continuations = await draft.probe_paths(asked, [path for path, _ in live], top_logprobs=self.width)
             grown = []
             for (path, logprob), continuation in zip(live, continuations, strict=True):
                 for token, more in (continuation.top_logprobs or [{}])[0].items():
                     longer = (*path, token)
-                    answer = boxed(self.cue, draft.text(longer))
+                    answer = boxed(self.cue, draft.text(longer)) if token in closing else None
                     if answer:
                         self._add(found, Candidate(answer, longer, math.exp(logprob + more)))
                     elif answer is None and token not in draft.engine.end_ids:
@@ -199,6 +202,12 @@ class AdaptiveThink(Method):
         if old is not new and self.duplicates == "sum":
             likelier = max(old, new, key=lambda candidate: candidate.probability)
             found[key] = Candidate(likelier.answer, likelier.ids, old.probability + new.probability)
+
+
+@functools.lru_cache(maxsize=16)
+def _with_brace(tokenizer: PreTrainedTokenizerBase, size: int) -> frozenset[int]:
+    """The tokens that may close a box; `size` tells a tokenizer from itself before tokens were added."""
+    return frozenset(token for token, text in enumerate(token_bytes(tokenizer)) if b"}" in text)
 
 
 async def _weigh(draft: Draft, asked: list[int], options: dict[str, tuple[int, ...]]) -> list[Candidate]:
