@@ -585,7 +585,6 @@ class TransformersEngine(ThreadedEngine[RowRequest]):
             columns = torch.arange(visible, device=self.device)
             prompts = torch.tensor([len(request.ids) for request in group[here]], device=self.device)[:, None]
             seen = columns <= torch.minimum(places[here], prompts - 1)[:, :, None]
-            depths = columns.repeat(len(prompts), 1)
             own = [
                 (row, token, place)
                 for row, tokens in enumerate(padded[here])
@@ -594,12 +593,25 @@ class TransformersEngine(ThreadedEngine[RowRequest]):
             ]
             if own:
                 seen[tuple(torch.tensor(own, device=self.device).T)] = True
-                depths.scatter_(1, places[here], positions[here])
-            parts.append(Part(bucket.cache, here, self._masks(seen, positions[here], depths)))
+            masks = self._masks(seen, positions[here], self._depths(group[here], visible))
+            parts.append(Part(bucket.cache, here, masks))
         leaves = [len(request.leaves) for request in group]
         kept = max(leaves)
         logits = self._pass_over(parts, ids, positions, kept, [request.long for request in group])
         self._answer_paths(group, torch.cat([row[kept - own :] for row, own in zip(logits, leaves, strict=True)]))
+
+    def _depths(self, group: Sequence[RowRequest], visible: int) -> torch.Tensor:
+        """(B, visible) the places in their sequences of what the rows of some requests hold."""
+        depths = torch.arange(visible, device=self.device).repeat(len(group), 1)
+        behind = [
+            (row, place, len(request.ids) + len(path) - 1)
+            for row, request in enumerate(group)
+            for path, place in (request.paths.places.items() if request.paths is not None else ())
+        ]
+        if behind and "sliding_attention" in self._layer_kinds:  # nobody else asks
+            rows, places, own = torch.tensor(behind, device=self.device).T
+            depths[rows, places] = own
+        return depths
 
     def _answer_paths(self, group: Sequence[RowRequest], logits: torch.Tensor) -> None:
         """Answer requests by the (continuations, V) logits of all of them, those that are the same once."""

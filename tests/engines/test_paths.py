@@ -10,12 +10,16 @@ from engines.test_buckets import built
 from engines.test_rotary import CONTEXT, LIMIT, engine_of, phi  # noqa: F401 -- fixtures
 from engines.test_transformers_engine import ARCHITECTURES, GREEDY, SAMPLED, distributions, likeliest, tokens
 
+from satisfice.attention import Attention
 from satisfice.engines import rows as rows_module
 from satisfice.engines import transformers as transformers_engine
 from satisfice.engines.base import Child, Engine, EngineError, EngineFailed, Generation, Sampling, Usage
 from satisfice.engines.kv import RowCache
 from satisfice.engines.paths import Paths
+from satisfice.engines.remembering import RememberingEngine
 from satisfice.engines.rows import Bucket, RowRequest
+from satisfice.runs.work_file import CountedEngine
+from satisfice.server.meter import Meter, MeteredEngine
 
 
 def check(model, prompt, paths, found, top, abs=2e-4):
@@ -83,7 +87,7 @@ async def test_paths_of_all_lengths_in_one_call(make_engine, tiny_model, tiny_co
     model = tiny_model if architecture is None else built(architecture, tiny_config)
     engine, prompt = make_engine(model), tokens(20)
     long = tuple(tokens(30, 1))  # longer than a window
-    paths = [long, (), long[:3], (7,), long, (*long[:3], 9), [8, 8]]
+    paths = [long, (), long[:3], (7,), long, (*long[:3], 9), [8, 8], (7, *long)]
     for _ in range(2):
         check(model, prompt, paths, await engine.next_tokens(prompt, paths, top_logprobs=2), 2)
     assert await engine.next_tokens(prompt, [], top_logprobs=2) == []
@@ -248,8 +252,6 @@ async def test_with_other_rotary_factors_beyond_a_length(phi, engine_of):  # noq
 
 
 async def test_sparse_decoding_reads_paths_as_it_reads_prompts(make_engine, tiny_model):
-    from satisfice.attention import Attention
-
     engine = make_engine(attention=Attention("local", 16))
     prompt, paths = tokens(40), [(), (9,), (9, 11)]
     together = await engine.next_tokens(prompt, paths, top_logprobs=3)
@@ -382,3 +384,40 @@ async def test_what_failed_is_raised_with_what_all_of_them_cost():
     assert caught.value.usage == Usage(1, 7, 2, 2)
     with pytest.raises(ZeroDivisionError):
         await Answering({1: made, 5: ZeroDivisionError()}).next_tokens([1], [(), (5,)], top_logprobs=1)
+
+
+# -- engines around another
+
+
+async def test_an_engine_around_another_counts_what_a_search_costs():
+    made = {token: Generation([token + 1], "length", usage=Usage(1, 0, 2, 1)) for token in (1, 5)}
+    engine = Answering({**made, 7: EngineFailed("it broke", Usage(0, 4, 0, 1))})
+    for name in ("name", "tokenizer", "thinking", "capabilities", "end_ids", "context_length", "default_sampling"):
+        setattr(engine, name, None)
+
+    spent = Usage()
+    counted = CountedEngine(engine, spent.add)
+    assert await counted.next_tokens([1], [(5,), ()], top_logprobs=2) == [made[5], made[1]]
+    assert spent == Usage(2, 0, 4, 2)
+    with pytest.raises(EngineFailed):
+        await counted.next_tokens([1], [(5,), (7,)], top_logprobs=2)
+    assert spent == Usage(3, 4, 6, 4)
+
+    meter = Meter(3)
+    metered = MeteredEngine(engine, meter)
+    for _ in range(2):
+        await metered.next_tokens([1], [(5,), ()], top_logprobs=2)
+    assert meter.spent == 4
+    with pytest.raises(EngineError, match="this server allows 3"):
+        await metered.next_tokens([1], [()], top_logprobs=2)
+
+    engine.asked.clear()
+    remembering = RememberingEngine(engine)
+    for _ in range(3):
+        found = await remembering.next_tokens([1], [(5,), ()], top_logprobs=2)
+        assert found == [made[5], made[1]]
+        found[0].ids.append(9)  # is the caller's own
+    assert len(engine.asked) == 2
+    assert (remembering.generated, remembering.recalled) == (2, 4)
+    await remembering.next_tokens([1], [(5,), ()], top_logprobs=3)
+    assert len(engine.asked) == 4

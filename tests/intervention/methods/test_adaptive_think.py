@@ -282,6 +282,17 @@ def test_a_response_without_thinking_is_probed_once_and_left_alone(tokenizer):
     assert trace.cost.forced_tokens == 0
 
 
+def test_at_the_end_of_the_context_a_search_goes_as_deep_as_there_is_room(tokenizer):
+    endless = lambda before, after: {"7": 0.6, "8": 0.3}  # noqa: E731
+    for room in (0, 1, 3):
+        engine = engine_for(tokenizer, endless)
+        asked = count(tokenizer, "</think>\n\n" + CUE)
+        engine.context_length = len(engine.thinking.render(tokenizer, PROBLEM.messages(None)).ids) + asked + room
+        trace = solve(engine, AdaptiveThink(width=2, depth=5, max_probes=1))
+        assert trace.cost.probe_tokens == [0, 1, 1 + 2 + 2][min(room, 2)]
+        assert probes(trace)[0].detail["candidates"] == {}
+
+
 def test_sampling_goes_on_as_if_nobody_had_asked(tokenizer):
     def script(text):
         response = text.rpartition("<|assistant|>")[2]
