@@ -259,6 +259,8 @@ class PrefixStore:
 def common_prefix(left: Sequence[int], right: Sequence[int], place: int = 0, limit: int | None = None) -> int:
     """How many tokens `left` has in common with `right[place:limit]` at its beginning; both of one type."""
     most = min(len(left), (len(right) if limit is None else limit) - place)
+    if not place and most == len(left) == len(right) and left == right:
+        return most  # without a copy of any part
     same, stride = 0, 64
     while same < most:
         end = min(same + stride, most)

@@ -593,8 +593,8 @@ class TransformersEngine(ThreadedEngine[RowRequest]):
             ]
             if own:
                 seen[tuple(torch.tensor(own, device=self.device).T)] = True
-            masks = self._masks(seen, positions[here], self._depths(group[here], visible))
-            parts.append(Part(bucket.cache, here, masks))
+            depths = self._depths(group[here], visible) if "sliding_attention" in self._layer_kinds else columns
+            parts.append(Part(bucket.cache, here, self._masks(seen, positions[here], depths)))
         leaves = [len(request.leaves) for request in group]
         kept = max(leaves)
         logits = self._pass_over(parts, ids, positions, kept, [request.long for request in group])
@@ -608,7 +608,7 @@ class TransformersEngine(ThreadedEngine[RowRequest]):
             for row, request in enumerate(group)
             for path, place in (request.paths.places.items() if request.paths is not None else ())
         ]
-        if behind and "sliding_attention" in self._layer_kinds:  # nobody else asks
+        if behind:
             rows, places, own = torch.tensor(behind, device=self.device).T
             depths[rows, places] = own
         return depths
@@ -627,6 +627,7 @@ class TransformersEngine(ThreadedEngine[RowRequest]):
             usage, request.usage = request.usage, Usage()
             usage.prefilled += len(request.ids) - request.computed - (() in by_path) + len(request.paths.inner())
             usage.cached += request.paths.reused
+            taken_over = request.computed == len(request.ids)
             request.computed = len(request.ids)
             found = []
             for path in request.paths.asked:
@@ -636,7 +637,7 @@ class TransformersEngine(ThreadedEngine[RowRequest]):
                 usage.add(Usage(generated=1, forward_passes=1))
                 found.append(Generation([token], *end, [logprob], [top], usage=usage))
                 usage = Usage()
-            self._leave(request)
+            self._leave(request, nothing_new=taken_over)
             answers.append(found)
         # Once all is done here: whoever is answered takes the interpreter from this thread.
         for request, found in zip(group, answers, strict=True):
@@ -966,12 +967,12 @@ class TransformersEngine(ThreadedEngine[RowRequest]):
         self._leave(request)
         self._waiting.appendleft(request)
 
-    def _leave(self, request: RowRequest) -> None:
-        """Take a request out of its row: store what it has computed, and park the row."""
+    def _leave(self, request: RowRequest, *, nothing_new: bool = False) -> None:
+        """Take a request out of its row: store what it has computed, if anything is new, and park the row."""
         bucket, row, end = request.bucket, request.row, request.computed
         assert bucket is not None
         stored = bool(self.max_cached_tokens) and self._is_source(request)
-        if stored:
+        if stored and not nothing_new:
             store = self._long_store if request.long else self._store
             following = request.ids[end] if self._sparse_layers and end < len(request.ids) else None
             held = bucket.cache
