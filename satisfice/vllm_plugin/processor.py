@@ -413,7 +413,25 @@ class ThinkingControls(V1Processor, V2Processor):
     def _apply_v1(self, logits: torch.Tensor) -> torch.Tensor:
         if self._table is None or not self._rows:
             return logits
-        # One token a request; several where some were placeholders before.
+        tokens_of_all = []
+        for row in self._rows.values():
+            if len(row.output_ids) != row.seen + 1 or row.output_ids[row.seen] < 0:
+                return self._apply_uneven(logits)
+            tokens_of_all.append(row.output_ids[row.seen])
+        # Nearly always: one token of every request.
+        for row in self._rows.values():
+            row.seen += 1
+        if self._controlled_slots is None:
+            self._controlled_slots = np.array([row.slot for row in self._rows.values()])
+        self._table.follow(np.array(tokens_of_all), self._controlled_slots)
+        rows = self._slots_of(logits)
+        self._table.look(logits, rows)
+        self._table.apply(logits, rows)
+        return logits
+
+    def _apply_uneven(self, logits: torch.Tensor) -> torch.Tensor:
+        """Where some requests have no new token, or several, as some were placeholders before."""
+        assert self._table is not None
         while behind := [
             row for row in self._rows.values() if row.seen < len(row.output_ids) and row.output_ids[row.seen] >= 0
         ]:
@@ -426,18 +444,23 @@ class ThinkingControls(V1Processor, V2Processor):
             else:
                 slots = self._controlled_slots
             self._table.follow(tokens, slots)
+        rows = looked = self._slots_of(logits)
+        if late := [index for index, row in self._rows.items() if row.seen < len(row.output_ids)]:
+            looked = looked.clone()
+            looked[late] = NOBODY  # these logits are not what the placeholder is chosen from
+        self._table.look(logits, looked)
+        self._table.apply(logits, rows)
+        return logits
+
+    def _slots_of(self, logits: torch.Tensor) -> torch.Tensor:
+        """(B,) int64: the slots of all rows, the same tensor as long as they are the same."""
+        assert self._table is not None
         if self._slots is None or len(self._slots) != len(logits):
             by_row = [NOBODY] * len(logits)
             for index, row in self._rows.items():
                 by_row[index] = row.slot
             self._slots = torch.tensor(by_row).to(self._table.markers.device)
-        looked = self._slots
-        if late := [index for index, row in self._rows.items() if row.seen < len(row.output_ids)]:
-            looked = looked.clone()
-            looked[late] = NOBODY  # these logits are not what the placeholder is chosen from
-        self._table.look(logits, looked)
-        self._table.apply(logits, self._slots)
-        return logits
+        return self._slots
 
     # -- runner V2
 
