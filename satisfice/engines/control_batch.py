@@ -10,6 +10,7 @@ serves the transformers engine and both processor interfaces of vLLM.
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -62,11 +63,39 @@ class Markers:
         self.device = torch.device(device)
         states = torch.cat([table, stay], dim=1)
         self.states_on_host = states.numpy()
+        self._flat_states, self._width = self.states_on_host.ravel(), self.states_on_host.shape[1]
         self.states = states.to(self.device)
         self.thinking = torch.from_numpy(automaton.phases == Phase.THINKING).to(self.device)
         self.closed = torch.from_numpy(automaton.phases == Phase.ANSWER).to(self.device)
         self.next_close = next_close.to(self.device)
         self.begun = begun.to(self.device)
+
+    def from_states(self, states: np.ndarray) -> "FromStates":
+        """What tells whether tokens move any of these states; for states that are asked about again and again."""
+        return FromStates(states, states.astype(np.int64) * self._width, self._flat_states)
+
+
+class FromStates(NamedTuple):
+    """States of the marker automaton.
+
+    Attributes:
+        states: (B,) of them.
+        begins: where their rows begin in `flat`.
+        flat: `Markers.states_on_host`, one row after the other, which is faster to look up.
+    """
+
+    states: np.ndarray
+    begins: np.ndarray
+    flat: np.ndarray
+
+    def after(self, tokens: np.ndarray) -> np.ndarray:
+        """(B,) the states after these tokens."""
+        after: np.ndarray = self.flat.take(self.begins + tokens)
+        return after
+
+    def stay(self, tokens: np.ndarray) -> bool:
+        """Whether no token leads to another state."""
+        return bool((self.after(tokens) == self.states).all())
 
 
 class ControlBatch(ABC):

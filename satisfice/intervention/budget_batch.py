@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from satisfice.engines.control_batch import ControlBatch, Markers
+from satisfice.engines.control_batch import ControlBatch, FromStates, Markers
 from satisfice.engines.control_setting import Control
 from satisfice.intervention.control_batches import limits, with_row
 from satisfice.intervention.controls import ThinkingBudget, budget_texts
@@ -172,12 +172,14 @@ class ThinkingBudgetBatch(ControlBatch):
         self._found: tuple[torch.Tensor, _Ending] | None = None  # by the rows of a step, until one of them moves
         # Where the last step moved nobody: its slots, their states and their first tokens of `wait`; the steps since
         # then that moved nobody either, after how many a cap is reached, and after how many a ramp begins to rise.
-        self._calm: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
+        self._calm: tuple[np.ndarray, FromStates, np.ndarray] | None = None
         self._calm_steps = self._calm_most = self._calm_ramp = 0
         self._ramp_starts = np.full(slots, _NEVER)
         # Whether counts have gone on that the device does not know, and slots whose newest tokens `apply` has not seen.
         self._counted = False
         self._unapplied: np.ndarray | None = None
+        # What `apply` has found of endings that are replaced, and of which slots, until somebody reads it.
+        self._replaced: tuple[torch.Tensor, torch.Tensor] | None = None
 
         known = markers.closed * _CLOSED + markers.thinking * _THINKING + markers.begun * _BEGUN
         self._states = torch.stack((known, (~markers.closed).long(), markers.next_close), 1)
@@ -192,6 +194,7 @@ class ThinkingBudgetBatch(ControlBatch):
     def admit(self, slot: int, control: Control) -> None:
         """See `ControlBatch.admit`."""
         assert isinstance(control, ThinkingBudget)
+        self._note_replaced()  # of the slot's last request, before that of this one
         texts = [[*ids, -1] for ids in budget_texts(self.markers, control)]
         most = _NEVER if control.most is None else control.most
         last = most + (0 if control.most is None else control.grace)
@@ -291,11 +294,20 @@ class ThinkingBudgetBatch(ControlBatch):
         if found.waiting is not None:
             wait, ignored = found.waiting
             replaced = ignored & (new_close > logits.gather(1, wait))
-            self.waiting[slots, 2] = replaced[:, 0].long()
+            self._replaced = slots, replaced
+            if not self._following:
+                self._note_replaced()
             logits.scatter_(1, found.close, new_close.masked_fill(ignored, -torch.inf))
             logits.scatter_(1, wait, torch.where(replaced, new_close, logits.gather(1, wait)))
         else:
             logits.scatter_(1, found.close, new_close)
+
+    def _note_replaced(self) -> None:
+        """Keep by slot which endings were replaced."""
+        if self._replaced is not None:
+            slots, replaced = self._replaced
+            self.waiting[slots, 2] = replaced[:, 0].long()
+            self._replaced = None
 
     def _find(self, slots: torch.Tensor) -> _Ending:
         """What `_change_ending` needs of these slots besides logits and counts."""
@@ -389,11 +401,13 @@ class ThinkingBudgetBatch(ControlBatch):
         Rules that look at every token are looked after by `observe`, for all.
         """
         if self._waiting and self._unapplied is not None:
+            self._note_replaced()
             before = torch.from_numpy(self._unapplied).to(self.markers.device)
             self.waiting[before, 2] = self.waiting[before, 1]
         self._unapplied = slots
         if self._reading:
             self._catch_up()
+            self._note_replaced()
             self._following = False
             super().follow(tokens, slots)
             return
@@ -402,12 +416,13 @@ class ThinkingBudgetBatch(ControlBatch):
             self._forcing = set(np.flatnonzero(self._now[:, _FORCE] >= 0).tolist())
             self._following = True
         if self._calm is not None and self._calm[0] is slots and self._calm_steps < self._calm_most:
-            _, state, wait = self._calm
-            if (self.markers.states_on_host[state, tokens] == state).all() and (tokens != wait).all():
+            _, places, wait = self._calm
+            if places.stay(tokens) and (tokens != wait).all():
                 self._calm_steps += 1
                 self._counted = True
                 return
         self._count_calm()
+        self._note_replaced()
         now, fixed = self._now[slots], self._fixed[slots]
         state = now[:, _STATE]
         count = now[:, _COUNT] + self._unclosed[state]
@@ -417,7 +432,7 @@ class ThinkingBudgetBatch(ControlBatch):
         self._counted = True
         if quiet.all():
             thinks = self._thinks[state]
-            self._calm, self._calm_steps = (slots, state, fixed[:, 2]), 0
+            self._calm, self._calm_steps = (slots, self.markers.from_states(state), fixed[:, 2]), 0
             self._calm_most = int((fixed[:, 0] - count)[thinks].min(initial=_NEVER)) - 1
             self._calm_ramp = int((self._ramp_starts - self._now[:, _COUNT]).min())  # of all: any row may be edited
         else:
@@ -427,8 +442,8 @@ class ThinkingBudgetBatch(ControlBatch):
     def _count_calm(self) -> None:
         """Count the tokens of the steps that have moved nobody, which are over."""
         if self._calm is not None:
-            slots, state, _ = self._calm
-            self._now[slots, _COUNT] += self._calm_steps * self._unclosed[state]
+            slots, places, _ = self._calm
+            self._now[slots, _COUNT] += self._calm_steps * self._unclosed[places.states]
             self._calm, self._calm_steps = None, 0
 
     def _catch_up(self) -> None:
@@ -467,6 +482,7 @@ class ThinkingBudgetBatch(ControlBatch):
             for each token the one that was forced in its place, or -1.
         """
         self._count_calm()
+        self._note_replaced()
         state, count, closing, text, place, forced = (self._now if self._following else self.now)[slot].tolist()
         most, row, wait = self.fixed[slot].tolist()
         endings, armed, stands = self.waiting[slot].tolist()

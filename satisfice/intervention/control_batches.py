@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from satisfice.engines.control_batch import ControlBatch, Markers
+from satisfice.engines.control_batch import ControlBatch, FromStates, Markers
 from satisfice.engines.control_setting import Control
 from satisfice.intervention.controls import EndScaling, SuppressTokens
 
@@ -27,28 +27,31 @@ class MarkerBatch(ControlBatch):
         self._following = False
         self._places = np.zeros(slots, dtype=np.int64)  # `state`, on the host; only kept up by `follow`
         self._found: tuple[torch.Tensor, tuple[torch.Tensor, ...]] | None = None
+        self._there: tuple[np.ndarray, FromStates] | None = None  # by slots, until one of them moves
 
     def admit(self, slot: int, control: Control) -> None:
         """See `ControlBatch.admit`."""
         super().admit(slot, control)
-        self._places[slot], self._found = control.state, None
+        self._places[slot], self._found, self._there = control.state, None, None
 
     def follow(self, tokens: np.ndarray, slots: np.ndarray) -> None:
         """See `ControlBatch.follow`."""
         self._following = True
-        places = self._places[slots]
-        after = self.markers.states_on_host[places, tokens]
-        moved = after != places
-        if moved.any():
+        if self._there is None or self._there[0] is not slots:
+            self._there = slots, self.markers.from_states(self._places[slots])
+        before = self._there[1]
+        if not before.stay(tokens):
+            after = before.after(tokens)
+            moved = after != before.states
             self._places[slots[moved]] = after[moved]
             there = torch.from_numpy(slots[moved]).to(self.markers.device)
             self.state[there] = torch.from_numpy(after[moved].astype(np.int64)).to(self.markers.device)
-            self._found = None
+            self._found = self._there = None
 
     def resume(self, slot: int, tokens: Sequence[int], paused: tuple[torch.Tensor, ...] | None = None) -> None:
         """See `ControlBatch.resume`."""
         super().resume(slot, tokens, paused)
-        self._places[slot], self._found = int(self.state[slot]), None
+        self._places[slot], self._found, self._there = int(self.state[slot]), None, None
 
     def found(self, slots: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """What `_find` says of these slots, kept from step to step where that is known to be the same."""

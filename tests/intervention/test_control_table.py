@@ -43,8 +43,10 @@ def drawn(rng, markers, automaton):
 
 
 @pytest.mark.parametrize("thinking", FORMATS)
+@pytest.mark.parametrize("steady", [False, True], ids=["rows lag", "steady rows"])
 @pytest.mark.parametrize("seed", range(4))
-def test_tokens_on_the_host_lead_to_the_same_logits(thinking, seed):
+def test_tokens_on_the_host_lead_to_the_same_logits(thinking, seed, steady):
+    """Steady rows all have a token each step, under the same slots until one comes or goes, and mostly a plain one."""
     rng, markers = random.Random(seed), Markers(FORMATS[thinking], LAB, len(LAB) + 3)
     generator = torch.Generator().manual_seed(seed)
     form = markers.thinking_format
@@ -56,13 +58,15 @@ def test_tokens_on_the_host_lead_to_the_same_logits(thinking, seed):
         *encode_after(LAB, "\n10 But wait"),
     ]
     device, host = ControlTable(markers, SLOTS), ControlTable(markers, SLOTS)
+    [plain] = encode_after(LAB, "7")
     live: list[int] = []
     rows = torch.zeros(0, dtype=torch.int64)
-    edited = 0
+    everybody = rows.numpy()
+    edited = calm = 0
     for step in range(100):
         if step % 5 == 0 or not live:  # requests come, also back after a pause, and go
             for slot in range(1, SLOTS):
-                if slot in live and rng.random() < 0.15:
+                if slot in live and rng.random() < (0.5 if steady else 0.15):
                     device.release(slot)
                     host.release(slot)
                     live.remove(slot)
@@ -73,6 +77,7 @@ def test_tokens_on_the_host_lead_to_the_same_logits(thinking, seed):
                     host.admit(slot, controls, written)
                     live.append(slot)
             rows = torch.tensor([*live, 0])
+            everybody = rows[:-1].numpy()
         logits = 3 * torch.randn((len(rows), len(LAB) + 3), generator=generator)
         expected, found = logits.clone(), logits.clone()
         device.apply(expected, rows)
@@ -81,11 +86,17 @@ def test_tokens_on_the_host_lead_to_the_same_logits(thinking, seed):
         edited += not torch.equal(expected, logits)
         # What is told is as a model writes, mostly; some rows lag behind, and others have two tokens at once.
         for _ in range(rng.choice([1, 1, 1, 2])):
-            told = [row for row, slot in enumerate(live) if rng.random() < 0.9]
+            told = [row for row, slot in enumerate(live) if steady or rng.random() < 0.9]
             if told:
                 likely = expected[told].argmax(1).tolist()
-                tokens = [token if rng.random() < 0.6 else rng.choice(telling) for token in likely]
+                if steady:
+                    forced = (expected[told].amax(1) > 1e6).tolist()
+                    likely = [token if must else plain for token, must in zip(likely, forced, strict=True)]
+                telling_share = 0.02 if steady else 0.4
+                tokens = [rng.choice(telling) if rng.random() < telling_share else token for token in likely]
                 slots = rows[told]
                 device.observe(torch.tensor(tokens), slots)
-                host.follow(np.array(tokens), slots.numpy())
-    assert edited > 40
+                host.follow(np.array(tokens), everybody if steady else slots.numpy())
+                calm += any(getattr(batch, "_calm_steps", 0) > 0 for batch in host.live)
+    assert edited > (20 if steady else 40)
+    assert (calm >= 5) is steady
