@@ -58,6 +58,8 @@ STEPWISE = 16
 
 BESIDE_PATHS = 64
 """Prompt tokens that a pass over continuations computes with them at most; more have passes of their own."""
+PADDING = 32
+"""Tokens of padding that a pass over continuations computes at most; what would need more has a pass of its own."""
 
 Source = Prefix | RowRequest | Parked
 """What a request may take tokens over from: a stored prefix, a row that runs, a row that is parked."""
@@ -553,19 +555,24 @@ class TransformersEngine(ThreadedEngine[RowRequest]):
             self._look_at(group)
 
     def _looked_at_together(self, asking: Sequence[RowRequest]) -> Iterator[dict[RowRequest, list[Fed]]]:
-        """The requests of each pass over continuations, and what it computes of them."""
+        """The requests of each pass over continuations, sorted by place, and what it computes of them."""
         group: dict[RowRequest, list[Fed]] = {}
-        for request in asking:
-            fed = request.fed()
+
+        def by_place() -> dict[RowRequest, list[Fed]]:
+            return dict(sorted(group.items(), key=lambda item: _place(item[0])))
+
+        # The narrowest first: a row that takes in a cue is far wider than one that is some steps into its search.
+        for request, fed in sorted(((request, request.fed()) for request in asking), key=lambda item: len(item[1])):
             rows = len(group) + 1
-            tokens = rows * max(map(len, [*group.values(), fed]))
+            tokens = rows * len(fed)
+            padding = tokens - len(fed) - sum(map(len, group.values()))
             logits = rows * max(len(each.leaves) for each in [*group, request]) * self._vocabulary
-            if group and (tokens > PREFILL_CHUNK or logits > SCORE_LOGITS):
-                yield group
+            if group and (tokens > PREFILL_CHUNK or logits > SCORE_LOGITS or padding > PADDING):
+                yield by_place()
                 group = {}
             group[request] = fed
         if group:
-            yield group
+            yield by_place()
 
     def _look_at(self, looked_at: dict[RowRequest, list[Fed]]) -> None:
         """Compute the continuations of some requests that are sorted by place, and answer them."""
@@ -615,11 +622,10 @@ class TransformersEngine(ThreadedEngine[RowRequest]):
 
     def _answer_paths(self, group: Sequence[RowRequest], logits: torch.Tensor) -> None:
         """Answer requests by the (continuations, V) logits of all of them, those that are the same once."""
-        distribution = torch.log_softmax(logits.float(), dim=-1)
-        chosen = distribution.argmax(-1)
-        logprobs = distribution.gather(1, chosen[:, None])[:, 0]
-        values, tokens = distribution.topk(max(request.top_logprobs for request in group), dim=-1)
-        following = zip(chosen.tolist(), logprobs.tolist(), tokens.tolist(), values.tolist(), strict=True)
+        logits = logits.float()
+        values, tokens = logits.topk(max(request.top_logprobs for request in group), dim=-1)
+        values = values - logits.logsumexp(-1, keepdim=True)
+        following = zip(tokens.tolist(), values.tolist(), strict=True)
         answers = []
         for request in group:
             assert request.paths is not None
@@ -631,11 +637,12 @@ class TransformersEngine(ThreadedEngine[RowRequest]):
             request.computed = len(request.ids)
             found = []
             for path in request.paths.asked:
-                token, logprob, likeliest, their = by_path[path]
+                likeliest, their = by_path[path]
+                token = likeliest[0]
                 top = dict(zip(likeliest[: request.top_logprobs], their[: request.top_logprobs], strict=True))
                 end: End = ("stop", token, 1) if token in self.end_ids else ("length", None, 0)
                 usage.add(Usage(generated=1, forward_passes=1))
-                found.append(Generation([token], *end, [logprob], [top], usage=usage))
+                found.append(Generation([token], *end, [their[0]], [top], usage=usage))
                 usage = Usage()
             self._leave(request, nothing_new=taken_over)
             answers.append(found)

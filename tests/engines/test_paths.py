@@ -141,15 +141,32 @@ async def test_a_chain_that_is_searched_is_neither_copied_nor_computed_again(
 
 async def test_searches_of_many_chains_share_their_passes(make_engine, tiny_model, passes):
     engine = make_engine()
-    prompts = [tokens(40 + 9 * seed, seed) for seed in range(6)]
+    prompts = [tokens(40 + seed, seed) for seed in range(6)]
     found = passes(engine)
     with engine._wake:
         tasks = [asyncio.create_task(engine.next_tokens(prompt, [()], top_logprobs=2)) for prompt in prompts]
         await asyncio.sleep(0)
     for prompt, task in zip(prompts, tasks, strict=True):
         check(tiny_model, prompt, [()], await task, 2)
-    assert len(found) <= 2  # what is too long for the search's own pass, and that pass
-    assert found[-1][0] == 6
+    assert found == [(6, 45)]
+
+
+async def test_searches_that_have_little_to_compute_are_not_padded_for_one_that_has_much(
+    make_engine, tiny_model, passes
+):
+    engine = make_engine()
+    prompts = [tokens(70 + seed, seed) for seed in range(5)]
+    for prompt in prompts[1:]:
+        await engine.next_tokens(prompt, [()], top_logprobs=2)
+    found = passes(engine)
+    paths = [(9,), (11,), (12,)]
+    with engine._wake:
+        asked = [([*prompts[0], *tokens(40, 1)][:50], [()]), *((prompt, paths) for prompt in prompts[1:])]
+        tasks = [asyncio.create_task(engine.next_tokens(*each, top_logprobs=2)) for each in asked]
+        await asyncio.sleep(0)
+    for (prompt, paths), task in zip(asked, tasks, strict=True):
+        check(tiny_model, prompt, paths, await task, 2)
+    assert found == [(4, 3), (1, 50)]
 
 
 async def test_no_pass_over_paths_computes_more_than_the_bounds(make_engine, tiny_model, passes, monkeypatch):
