@@ -114,7 +114,7 @@ class TransformersEngine(ThreadedEngine[RowRequest]):
         self._vocabulary = model.get_output_embeddings().weight.shape[0]
         self.context_length = int(getattr(config, "max_position_embeddings", 1 << 20))
         self.default_sampling = recommended(model.generation_config)
-        self.device = model.device
+        self.device, self._dtype = model.device, model.dtype  # the model looks through its parameters each time
         self.attention = attention
         self._sparse_layers = self._joined_layers = 0
         if attention.kind == "dense":
@@ -924,8 +924,8 @@ class TransformersEngine(ThreadedEngine[RowRequest]):
 
     def _mask(self, seen: torch.Tensor) -> torch.Tensor:
         """What to add to attention scores: eager attention, all that some models have, takes no mask of bools."""
-        lowest = torch.finfo(self.model.dtype).min
-        return torch.zeros(seen.shape, dtype=self.model.dtype, device=self.device).masked_fill_(~seen, lowest)
+        lowest = torch.finfo(self._dtype).min
+        return torch.zeros(seen.shape, dtype=self._dtype, device=self.device).masked_fill_(~seen, lowest)
 
     def _note_distributions(self, logits: torch.Tensor) -> "tuple[list[RowRequest], torch.Tensor, torch.Tensor] | None":
         """The model's own distribution for rows that asked, before anything edits the logits.
