@@ -377,7 +377,7 @@ class Engine(ABC):
     ) -> list[Generation]:
         """What may follow each of several short continuations of one prompt: one step of a search.
 
-        Whichever way an engine computes it, the prompt is read once.
+        An engine that reuses prefixes reads the prompt once.
 
         Args:
             prompt_ids: what all of them begin with.
@@ -392,20 +392,30 @@ class Engine(ABC):
             EngineFailed: the engine went wrong or was closed before the request was done; nothing of it is returned.
         """
         likeliest = Sampling(temperature=0, top_p=1, max_tokens=1)
-        outcomes = await asyncio.gather(
-            *(self.generate([*prompt_ids, *path], likeliest, top_logprobs=top_logprobs) for path in paths),
-            return_exceptions=True,
-        )
-        failure = next((outcome for outcome in outcomes if isinstance(outcome, BaseException)), None)
+        asked = [
+            asyncio.ensure_future(self.generate([*prompt_ids, *path], likeliest, top_logprobs=top_logprobs))
+            for path in paths
+        ]
+        try:
+            if asked:
+                await asyncio.wait(asked, return_when=asyncio.FIRST_EXCEPTION)
+        finally:
+            for each in asked:
+                each.cancel()  # what is done already stays as it is
+            outcomes = await asyncio.gather(*asked, return_exceptions=True)
+        found = [outcome for outcome in outcomes if isinstance(outcome, Generation)]
+        failures = [outcome for outcome in outcomes if isinstance(outcome, Exception)]
+        # What is no engine's refusal is a fault of its own, and is not to be hidden by one.
+        failure = next((one for one in failures if not isinstance(one, EngineError)), next(iter(failures), None))
         if isinstance(failure, EngineError):
-            usage = Usage()
-            for outcome in outcomes:
+            spent = Usage()
+            for outcome in (*found, *failures):
                 if isinstance(outcome, Generation | EngineError):
-                    usage.add(outcome.usage)
-            raise type(failure)(str(failure), usage)
+                    spent.add(outcome.usage)
+            failure.usage = spent
         if failure is not None:
             raise failure
-        return [outcome for outcome in outcomes if isinstance(outcome, Generation)]
+        return found
 
     @abstractmethod
     async def score(self, ids: Sequence[int], start: int) -> Scores:

@@ -20,7 +20,6 @@ class Paths:
     Args:
         prompt: how many tokens the prompt has.
         asked: the continuations; an empty one asks what follows the prompt.
-        top: how many of the most likely next tokens are asked for.
 
     Attributes:
         places: where in the row the last token of every beginning of a continuation is, of those before this call, too.
@@ -30,7 +29,6 @@ class Paths:
 
     prompt: int
     asked: Sequence[Path]
-    top: int
     places: dict[Path, int] = field(default_factory=dict)
     known: set[Path] = field(default_factory=set)
     leaves: list[Path] = field(init=False)
@@ -38,7 +36,7 @@ class Paths:
     def __post_init__(self) -> None:
         self._beginnings = list(dict.fromkeys(path[:end] for path in self.asked for end in range(1, len(path) + 1)))
         self.leaves = list(dict.fromkeys(self.asked))
-        self.begin({}, 0)
+        self.begin({}, room=0)  # whatever the room: nothing is held
 
     def begin(self, held: dict[Path, int], room: int) -> None:
         """Take places behind those of an earlier call to the same prompt.

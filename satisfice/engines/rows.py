@@ -127,8 +127,9 @@ class Parked:
 
     def continuations(self, ids: list[int]) -> dict[Path, int]:
         """The continuations of `ids` that are computed here, and where their last tokens are."""
-        same = self.paths is not None and self.computed == len(self.ids) == len(ids) and self.ids == ids
-        return self.paths.places if same and self.paths is not None else {}
+        if self.paths is None or self.computed < len(self.ids) or self.ids != ids:
+            return {}
+        return self.paths.places
 
 
 class Bucket:

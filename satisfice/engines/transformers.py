@@ -250,14 +250,18 @@ class TransformersEngine(ThreadedEngine[RowRequest]):
         asked = [tuple(path) for path in paths]
         if not asked:
             return []
-        looked_at = Paths(len(ids), asked, top_logprobs)
+        looked_at = Paths(len(ids), asked)
         longest = len(ids) + max(map(len, asked)) + 1
         self._check(ids, longest)
         if not 1 <= top_logprobs <= self._vocabulary:
             raise EngineError(f"top_logprobs is {top_logprobs}; it must be within 1..{self._vocabulary}")
-        too_wide = looked_at.end >= self.max_batch_tokens
+        too_wide = (
+            looked_at.end >= self.max_batch_tokens
+            or looked_at.end - len(ids) + BESIDE_PATHS > PREFILL_CHUNK
+            or len(looked_at.leaves) * self._vocabulary > SCORE_LOGITS
+        )
         if self._sparse_layers or too_wide or self._is_long(longest) > self._is_long(len(ids)):
-            # Each is computed as a sequence of its own would be: sparsely, where it fits, or with other rotary factors.
+            # Each is computed as a sequence of its own: sparsely, where there is room, or with other rotary factors.
             return await super().next_tokens(ids, asked, top_logprobs=top_logprobs)
         request = RowRequest(ids, Sampling(), paths=looked_at, top_logprobs=top_logprobs)
         found = await self._submit(request)
@@ -630,10 +634,9 @@ class TransformersEngine(ThreadedEngine[RowRequest]):
         for request in group:
             assert request.paths is not None
             by_path = {path: next(following) for path in request.leaves}
-            usage, request.usage = request.usage, Usage()
+            usage = request.usage
             usage.prefilled += len(request.ids) - request.computed - (() in by_path) + len(request.paths.inner())
             usage.cached += request.paths.reused
-            taken_over = request.computed == len(request.ids)
             request.computed = len(request.ids)
             found = []
             for path in request.paths.asked:
@@ -644,7 +647,7 @@ class TransformersEngine(ThreadedEngine[RowRequest]):
                 usage.add(Usage(generated=1, forward_passes=1))
                 found.append(Generation([token], *end, [their[0]], [top], usage=usage))
                 usage = Usage()
-            self._leave(request, nothing_new=taken_over)
+            self._leave(request)
             answers.append(found)
         # Once all is done here: whoever is answered takes the interpreter from this thread.
         for request, found in zip(group, answers, strict=True):
@@ -739,6 +742,7 @@ class TransformersEngine(ThreadedEngine[RowRequest]):
 
         The newest token of each row is about to be computed, so every row needs room for all it has.
         """
+        # Nothing is looked for while nothing can be found: trees may take room, gaps are closed once they are old.
         if self._calm_steps and not self._rows_changed and self._places is None and not self._forest.trees:
             self._calm_steps -= 1
             return
@@ -974,12 +978,12 @@ class TransformersEngine(ThreadedEngine[RowRequest]):
         self._leave(request)
         self._waiting.appendleft(request)
 
-    def _leave(self, request: RowRequest, *, nothing_new: bool = False) -> None:
-        """Take a request out of its row: store what it has computed, if anything is new, and park the row."""
+    def _leave(self, request: RowRequest) -> None:
+        """Take a request out of its row: store what it has computed, and park the row."""
         bucket, row, end = request.bucket, request.row, request.computed
         assert bucket is not None
         stored = bool(self.max_cached_tokens) and self._is_source(request)
-        if stored and not nothing_new:
+        if stored:
             store = self._long_store if request.long else self._store
             following = request.ids[end] if self._sparse_layers and end < len(request.ids) else None
             held = bucket.cache
@@ -1007,8 +1011,9 @@ def _known(request: RowRequest) -> int:
     """How many tokens of a request need not be computed if others were computed with the same ones."""
     if request.score_from is not None:
         return request.score_from - 1
-    follows = request.paths is not None and () not in request.paths.asked  # nothing is asked of the prompt's own end
-    return len(request.ids) - (not follows)
+    # What follows the last token is known to the pass that computes it, and nobody else.
+    asks_what_follows = request.paths is None or () in request.paths.asked
+    return len(request.ids) - asks_what_follows
 
 
 def _place(request: RowRequest) -> tuple[int, int]:

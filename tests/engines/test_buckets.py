@@ -111,6 +111,17 @@ async def test_a_row_that_outgrows_a_full_room_waits_and_goes_on(make_engine, ti
     )  # these came in more than once
 
 
+async def test_no_step_looks_for_room_while_nothing_can_be_found(make_engine, tiny_model, small_buckets, monkeypatch):
+    looked, crowded = [], Rows.crowded
+    monkeypatch.setattr(Rows, "crowded", lambda *all, **more: (looked.append(all), crowded(*all, **more))[1])
+    engine, prompt = make_engine(), tokens(20)
+    written = await engine.generate(prompt, replace(GREEDY, max_tokens=200, ignore_eos=True))
+    assert written.ids == likeliest(tiny_model, prompt, written.ids)
+    # Once for every bucket that it has come through, and when it came in; those behind it are given up.
+    assert 4 <= len(looked) <= 12
+    assert [bucket.most for bucket in engine._rows.buckets] == [256]
+
+
 # -- what a long row costs others
 
 

@@ -15,6 +15,7 @@ from satisfice.engines import rows as rows_module
 from satisfice.engines import transformers as transformers_engine
 from satisfice.engines.base import Child, Engine, EngineError, EngineFailed, Generation, Sampling, Usage
 from satisfice.engines.kv import RowCache
+from satisfice.engines.openai_connection import RefusedError
 from satisfice.engines.paths import Paths
 from satisfice.engines.remembering import RememberingEngine
 from satisfice.engines.rows import Bucket, RowRequest
@@ -170,7 +171,8 @@ async def test_searches_that_have_little_to_compute_are_not_padded_for_one_that_
 
 
 async def test_no_pass_over_paths_computes_more_than_the_bounds(make_engine, tiny_model, passes, monkeypatch):
-    monkeypatch.setattr(transformers_engine, "PREFILL_CHUNK", 16)
+    monkeypatch.setattr(transformers_engine, "PREFILL_CHUNK", 20)
+    monkeypatch.setattr(transformers_engine, "BESIDE_PATHS", 8)
     engine = make_engine()
     monkeypatch.setattr(transformers_engine, "SCORE_LOGITS", 7 * engine._vocabulary)
     found = passes(engine)
@@ -179,8 +181,12 @@ async def test_no_pass_over_paths_computes_more_than_the_bounds(make_engine, tin
         await search(engine, tiny_model, tokens(30, seed), width=3, seed=seed)
 
     await asyncio.gather(*map(one, range(6)))
-    assert all(rows * width <= max(16, width) for rows, width in found)
+    assert all(rows * width <= 20 for rows, width in found)
     assert max(rows for rows, _ in found) > 1
+    # What is too much for one pass is asked path by path.
+    paths = [(token,) for token in range(10, 18)]
+    check(tiny_model, tokens(30), paths, await engine.next_tokens(tokens(30), paths, top_logprobs=2), 2)
+    assert all(rows * width <= 20 for rows, width in found)
 
 
 # -- what else runs
@@ -232,9 +238,12 @@ async def test_a_search_beside_a_tree(make_engine, tiny_model):
 
     async def grow():
         async with engine.tree(tokens(30), GREEDY, top=2, entropy_temperature=1.0) as tree:
-            leaves = [tree.root]
+            leaves, way = [tree.root], []
             for _ in range(8):
+                way.append(next(iter(leaves[0].top)))
                 leaves = await tree.advance([Child(0, token, 1) for token in leaves[0].top])
+                own = distributions(tiny_model, [*tokens(30), *way])[-1]
+                assert leaves[0].top == pytest.approx({t: own[t].item() for t in leaves[0].top}, abs=2e-4)
 
     await asyncio.gather(grow(), *(search(engine, tiny_model, tokens(50, seed), seed=seed) for seed in range(4)))
 
@@ -244,19 +253,41 @@ async def test_two_searches_of_one_chain_at_once(make_engine, tiny_model):
     await asyncio.gather(*(search(engine, tiny_model, prompt, seed=seed) for seed in range(4)))
 
 
-async def test_rows_that_move_bring_what_was_searched_behind_them(make_engine, tiny_model, monkeypatch):
-    """A new row is needed where the room is short: what is parked is moved, or lost, and nobody is misled by it."""
-    engine = make_engine(max_batch=4, max_batch_tokens=240, max_cached_tokens=0)
-    prompt, live = tokens(40), [()]
-    await engine.generate(tokens(50, 1), replace(GREEDY, max_tokens=1))
-    for step in range(6):
-        found = await engine.next_tokens(prompt, live, top_logprobs=2)
-        check(tiny_model, prompt, live, found, 2)
-        grown = [(*path, token) for path, one in zip(live, found, strict=True) for token in one.top_logprobs[0]]
-        live = grown[-3:]
-        other = tokens(30 + 20 * (step % 3), step + 2)
-        written = await engine.generate(other, replace(GREEDY, max_tokens=3, ignore_eos=True))
-        assert written.ids == likeliest(tiny_model, other, written.ids)
+async def test_a_search_that_is_moved_brings_what_was_searched_before(make_engine, tiny_model, monkeypatch):
+    """Two searches are parked; the second goes on while a new row needs the place of the first."""
+    monkeypatch.setattr(rows_module, "SHORT", 10)
+    engine = make_engine(max_batch=3, max_batch_tokens=260)
+
+    async def at_once(*calls):
+        with engine._wake:
+            tasks = [asyncio.create_task(call) for call in calls]
+            await asyncio.sleep(0)
+        return await asyncio.gather(*tasks)
+
+    first, second, third = tokens(60, 1), tokens(60, 2), tokens(90, 3)
+    paths, longer = [(9,), (11,)], [(9, 12), (11, 13)]
+    await at_once(engine.next_tokens(first, [()], top_logprobs=2), engine.next_tokens(second, paths, top_logprobs=2))
+    moved, move = [], RowCache.move
+    monkeypatch.setattr(RowCache, "move", lambda *all: (moved.append(all[1:]), move(*all)))
+    found, written = await at_once(
+        engine.next_tokens(second, longer, top_logprobs=2),
+        engine.generate(third, replace(GREEDY, max_tokens=3, ignore_eos=True)),
+    )
+    check(tiny_model, second, longer, found, 2)
+    assert found[0].usage.cached == 60 + 2
+    assert written.ids == likeliest(tiny_model, third, written.ids)
+    assert moved
+
+
+async def test_a_chain_that_is_searched_again_and_again_stays_in_the_store(make_engine):
+    engine, chain = make_engine(max_cached_tokens=600), tokens(300)
+    await engine.next_tokens(chain, [(9,)], top_logprobs=1)
+    for seed in range(4):
+        await engine.generate(tokens(90, seed), replace(GREEDY, max_tokens=1))
+        await engine.next_tokens(chain, [(9,)], top_logprobs=1)
+    engine._rows.clear()  # as whoever needs the room does
+    [again] = await engine.next_tokens(chain, [(9,)], top_logprobs=1)
+    assert (again.usage.prefilled, again.usage.cached) == (0, 300)
 
 
 # -- where one row will not do
@@ -329,10 +360,10 @@ async def test_a_cancelled_search_frees_its_row(make_engine, tiny_model):
 
 
 def test_places_go_on_from_those_of_an_earlier_call():
-    first = Paths(10, [(1,), (2,), (2, 5)], 3)
+    first = Paths(10, [(1,), (2,), (2, 5)])
     assert (first.places, first.end) == ({(1,): 10, (2,): 11, (2, 5): 12}, 13)
     assert (first.leaves, first.inner()) == ([(1,), (2,), (2, 5)], [])
-    second = Paths(10, [(2, 5, 6), (3, 4), (2, 5, 6)], 3)
+    second = Paths(10, [(2, 5, 6), (3, 4), (2, 5, 6)])
     assert (second.leaves, second.inner()) == ([(2, 5, 6), (3, 4)], [(2,), (2, 5), (3,)])
     second.begin(first.places, 100)
     assert (second.inner(), second.end) == ([(3,)], 16)
@@ -346,7 +377,7 @@ def test_a_parked_row_moves_with_its_paths_and_needs_their_room():
     bucket = Bucket(64)
     bucket.cache.resize(2, 64)
     bucket.cache.put(1, 0, [(torch.arange(20.0).reshape(1, 20, 1), torch.zeros(1, 20, 1))])
-    request = RowRequest(list(range(10)), Sampling(), paths=Paths(10, [(1,), (2, 3)], 1))
+    request = RowRequest(list(range(10)), Sampling(), paths=Paths(10, [(1,), (2, 3)]))
     bucket.start(request, 1)
     assert bucket.longest == 13
     request.computed = 10
@@ -399,8 +430,30 @@ async def test_what_failed_is_raised_with_what_all_of_them_cost():
     with pytest.raises(EngineFailed, match="it broke") as caught:
         await failing.next_tokens([1], [(), (5,)], top_logprobs=1)
     assert caught.value.usage == Usage(1, 7, 2, 2)
+    # Its own error, whatever else that knows.
+    refusing = Answering({1: made, 5: RefusedError("no", 400)})
+    with pytest.raises(RefusedError, match="no") as caught:
+        await refusing.next_tokens([1], [(), (5,)], top_logprobs=1)
+    assert (caught.value.status, caught.value.usage) == (400, made.usage)
+    # A fault is not hidden by a refusal.
     with pytest.raises(ZeroDivisionError):
-        await Answering({1: made, 5: ZeroDivisionError()}).next_tokens([1], [(), (5,)], top_logprobs=1)
+        await Answering({1: EngineError("no"), 5: ZeroDivisionError()}).next_tokens([1], [(), (5,)], top_logprobs=1)
+
+
+async def test_what_fails_is_not_waited_for_by_others():
+    class Slow(Answering):
+        async def generate(self, prompt_ids, sampling, **options):
+            if prompt_ids[-1] == 7:
+                await asyncio.sleep(60)
+            return await super().generate(prompt_ids, sampling, **options)
+
+    with pytest.raises(EngineFailed, match="it broke"):
+        await asyncio.wait_for(Slow({5: EngineFailed("it broke")}).next_tokens([1], [(7,), (5,)], top_logprobs=1), 10)
+    waiting = asyncio.create_task(Slow({}).next_tokens([1], [(7,)], top_logprobs=1))
+    await asyncio.sleep(0.01)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
 
 
 # -- engines around another

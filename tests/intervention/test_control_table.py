@@ -100,3 +100,31 @@ def test_tokens_on_the_host_lead_to_the_same_logits(thinking, seed, steady):
                 calm += any(getattr(batch, "_calm_steps", 0) > 0 for batch in host.live)
     assert edited > (20 if steady else 40)
     assert (calm >= 5) is steady
+
+
+def test_what_was_replaced_is_the_last_requests_and_not_the_next_ones():
+    """A slot's request leaves between a step and the token after it; the next one comes back after a pause."""
+    markers = Markers(FORMATS["one token"], LAB, len(LAB) + 3)
+    thinking = markers.thinking_format.automaton(LAB).thinking_state
+    control = ThinkingBudget(state=thinking, endings=1, wait="But wait")
+    [close, *_], written = (
+        markers.thinking_format.close_ids(LAB),
+        [*encode_after(LAB, "But wait"), *encode_after(LAB, "7")],
+    )
+    rows, slots = torch.tensor([1]), np.array([1])
+    used, fresh = ControlTable(markers, 2), ControlTable(markers, 2)
+    used.admit(1, [control])
+    for token in encode_after(LAB, "777"):
+        low = torch.zeros((1, len(LAB) + 3))
+        low[0, close] = -9.0
+        used.apply(low, rows)
+        used.follow(np.array([token]), slots)
+    used.apply(low, rows)
+    used.release(1)
+    for table in (used, fresh):
+        table.admit(1, [control], written)
+    expected, found = (torch.zeros((1, len(LAB) + 3)) for _ in range(2))
+    expected[0, close] = found[0, close] = 5.0
+    fresh.apply(expected, rows)
+    used.apply(found, rows)
+    assert torch.equal(expected, found)
