@@ -62,9 +62,9 @@ MEASURED = (
     Measured("entrocut", "vllm", kept=0.37, alone=0.26, together=0.36, busy=0.43),
     Measured("adaptive-think", "vllm", kept=0.35, alone=0.30, together=0.70, busy=0.91),
     Measured("fractured-stop", "vllm", kept=0.75, alone=0.74, together=0.82, busy=1.12),
-    Measured("deer", "openai", kept=0.36, alone=0.66, together=0.70),
-    Measured("adaptive-think", "openai", kept=0.37, alone=0.80, together=2.25),
-    Measured("fractured-stop", "openai", kept=0.87, alone=1.47, together=1.31),
+    Measured("deer", "openai", kept=0.36, alone=0.69, together=1.57),
+    Measured("adaptive-think", "openai", kept=0.37, alone=1.16, together=2.73),
+    Measured("fractured-stop", "openai", kept=0.87, alone=1.43, together=2.53),
 )
 
 
