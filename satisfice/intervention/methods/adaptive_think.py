@@ -11,10 +11,9 @@ import math
 import re
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import NonNegativeInt, PositiveInt
-from transformers import PreTrainedTokenizerBase
 
 from satisfice.engines.base import Capability, Sampling
 from satisfice.intervention.answers import canonical, label
@@ -23,6 +22,9 @@ from satisfice.intervention.method import Knob, Method, MethodError
 from satisfice.intervention.probing import boxed, think_to_paragraph
 from satisfice.parameters import Because, NotBlank, Noun, Share
 from satisfice.thinking import encode_after, token_bytes
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 Variant = Literal["auto", "choice", "free"]
 Duplicates = Literal["sum", "first"]
@@ -205,7 +207,7 @@ class AdaptiveThink(Method):
 
 
 @functools.lru_cache(maxsize=16)
-def _with_brace(tokenizer: PreTrainedTokenizerBase, size: int) -> frozenset[int]:
+def _with_brace(tokenizer: "PreTrainedTokenizerBase", size: int) -> frozenset[int]:
     """The tokens that may close a box; `size` tells a tokenizer from itself before tokens were added."""
     return frozenset(token for token, text in enumerate(token_bytes(tokenizer)) if b"}" in text)
 
