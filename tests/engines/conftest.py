@@ -1,12 +1,15 @@
-"""A scripted server and engines that ask it."""
+"""A scripted server, engines that ask it, and what the transformers engine computes."""
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
+import torch
 from engines.fake_server import QUESTION, RESPONSE, FakeServer
 
 from satisfice.engines.checkpoint import Checkpoint
 from satisfice.engines.openai import OpenAIEngine
+from satisfice.engines.transformers import TransformersEngine
 from satisfice.thinking import ThinkingFormat
 
 
@@ -63,3 +66,21 @@ def load() -> Iterator[Callable[..., OpenAIEngine]]:
 @pytest.fixture(params=["vllm", "llamacpp", "standard"])
 def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
+
+
+@pytest.fixture
+def passes(monkeypatch: pytest.MonkeyPatch) -> Callable[[TransformersEngine], list[tuple[int, ...]]]:
+    """Of each forward pass of the engines that are watched, rows and tokens a row; `watch` begins."""
+    found: list[tuple[int, ...]] = []
+
+    def watch(engine: TransformersEngine) -> list[tuple[int, ...]]:
+        compute = engine._compute
+
+        def counted(cache: Any, ids: torch.Tensor, *more: Any) -> torch.Tensor:
+            found.append(tuple(ids.shape))
+            return compute(cache, ids, *more)
+
+        monkeypatch.setattr(engine, "_compute", counted)
+        return found
+
+    return watch

@@ -53,24 +53,6 @@ async def search(engine, model, prompt, width=4, depth=4, seed=0):
     return usage
 
 
-@pytest.fixture
-def passes(monkeypatch):
-    """Of each forward pass of the engines that are watched, rows and tokens a row; `watch` begins."""
-    found = []
-
-    def watch(engine):
-        compute = engine._compute
-
-        def counted(cache, ids, *more):
-            found.append(tuple(ids.shape))
-            return compute(cache, ids, *more)
-
-        monkeypatch.setattr(engine, "_compute", counted)
-        return found
-
-    return watch
-
-
 # -- what it says
 
 
