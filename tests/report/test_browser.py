@@ -50,6 +50,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def opened(driver: Any) -> Iterator[Callable[..., Any]]:
     """Opens a page, and finds at the end that nothing in it failed or was blocked."""
+    from selenium.webdriver.support.wait import WebDriverWait
 
     def open_page(path: Path, address: str = "", width: int = 1280, mobile: bool = False) -> Any:
         driver.execute_cdp_cmd(
@@ -58,7 +59,9 @@ def opened(driver: Any) -> Iterator[Callable[..., Any]]:
         )
         driver.get("about:blank")
         driver.get(f"file://{path}{address}")
-        assert driver.execute_script("return document.documentElement.dataset.ready") == "yes"
+        # On a busy machine a large page was seen to count as loaded while its script still ran.
+        ready = "return document.documentElement.dataset.ready === 'yes'"
+        WebDriverWait(driver, 60).until(lambda page: page.execute_script(ready))
         return driver
 
     driver.get_log("browser")
