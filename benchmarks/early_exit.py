@@ -140,6 +140,7 @@ async def measure(
         warm = [Sampling(max_tokens=4, ignore_eos=True, seed=seed) for seed in range(options.concurrency)]
         await together(*(engine.generate([end] * 4, each) for each in warm))
         # A pass over all that torch and Transformers hold, 0.2 seconds, would fall to whichever arm makes it due.
+        gc.unfreeze()  # of the arm before
         gc.collect()
         gc.freeze()
         with Stopwatch() as probes, regime.measured(engine) as spent:

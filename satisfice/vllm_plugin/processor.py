@@ -438,12 +438,7 @@ class ThinkingControls(V1Processor, V2Processor):
             tokens = np.array([row.output_ids[row.seen] for row in behind])
             for row in behind:
                 row.seen += 1
-            if self._controlled_slots is None or len(behind) < len(self._rows):
-                slots = np.array([row.slot for row in behind])
-                self._controlled_slots = slots if len(behind) == len(self._rows) else None
-            else:
-                slots = self._controlled_slots
-            self._table.follow(tokens, slots)
+            self._table.follow(tokens, np.array([row.slot for row in behind]))
         rows = looked = self._slots_of(logits)
         if late := [index for index, row in self._rows.items() if row.seen < len(row.output_ids)]:
             looked = looked.clone()

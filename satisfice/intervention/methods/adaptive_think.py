@@ -21,7 +21,7 @@ from satisfice.intervention.draft import Draft
 from satisfice.intervention.method import Knob, Method, MethodError
 from satisfice.intervention.probing import boxed, think_to_paragraph
 from satisfice.parameters import Because, NotBlank, Noun, Share
-from satisfice.thinking import encode_after, token_bytes
+from satisfice.thinking import decode, encode_after
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -179,14 +179,16 @@ class AdaptiveThink(Method):
         """The answers that a beam search finds, most likely first."""
         found: dict[Hashable, Candidate] = {}
         live: list[tuple[tuple[int, ...], float]] = [((), 0.0)]
-        closing = _with_brace(draft.engine.tokenizer, len(draft.engine.tokenizer))
+        tokenizer = draft.engine.tokenizer
         for _ in range(self.depth):
             continuations = await draft.probe_paths(asked, [path for path, _ in live], top_logprobs=self.width)
             grown = []
             for (path, logprob), continuation in zip(live, continuations, strict=True):
                 for token, more in (continuation.top_logprobs or [{}])[0].items():
                     longer = (*path, token)
-                    answer = boxed(self.cue, draft.text(longer)) if token in closing else None
+                    answer = (
+                        boxed(self.cue, draft.text(longer)) if _has_brace(tokenizer, len(tokenizer), token) else None
+                    )
                     if answer:
                         self._add(found, Candidate(answer, longer, math.exp(logprob + more)))
                     elif answer is None and token not in draft.engine.end_ids:
@@ -206,10 +208,10 @@ class AdaptiveThink(Method):
             found[key] = Candidate(likelier.answer, likelier.ids, old.probability + new.probability)
 
 
-@functools.lru_cache(maxsize=16)
-def _with_brace(tokenizer: "PreTrainedTokenizerBase", size: int) -> frozenset[int]:
-    """The tokens that may close a box; `size` tells a tokenizer from itself before tokens were added."""
-    return frozenset(token for token, text in enumerate(token_bytes(tokenizer)) if b"}" in text)
+@functools.lru_cache(maxsize=1 << 16)  # searches meet the same few tokens again and again
+def _has_brace(tokenizer: "PreTrainedTokenizerBase", size: int, token: int) -> bool:
+    """Whether a token may close a box; `size` tells a tokenizer from itself before tokens were added."""
+    return "}" in decode(tokenizer, [token])
 
 
 async def _weigh(draft: Draft, asked: list[int], options: dict[str, tuple[int, ...]]) -> list[Candidate]:
